@@ -1,0 +1,8 @@
+"""How fast the project is, beside its peers, the same step written by hand, and the limit.
+
+``python -m benchmarks.step``     one training step of six networks
+``python -m benchmarks.epoch``    a whole epoch, data included
+``python -m benchmarks.imports``  what ``import tinygrad_cifar`` costs
+
+Each has ``--help``. Run them alone on the machine: they measure wall-clock time.
+"""

@@ -1,0 +1,73 @@
+"""A whole epoch, data included: ``python -m benchmarks.epoch``.
+
+Here the images lie in memory as uint8 and are gathered, scaled and standardised on the way; in PyTorch they lie
+ready as floats and are indexed by a permutation. ``steps`` has its batches ready, ``loop`` fetches them, ``training``
+also has the schedule, the penalty, the figures of every step and the validation, as ``Trainer`` has.
+"""
+
+import dataclasses
+import importlib
+import json
+import statistics
+
+from benchmarks import harness
+from benchmarks.networks import NETWORKS, Network
+
+EXAMPLES = """\
+  python -m benchmarks.epoch                       45,000 images through the 3-layer network
+  python -m benchmarks.epoch --quick               a first look, with 9,000 images
+  python -m benchmarks.epoch --network wide-bn --json epoch.json
+"""
+
+PROGRAMS = ("tinygrad_cifar steps", "tinygrad_cifar loop", "torch_eager loop",
+            "tinygrad_cifar training", "torch_eager training")  # fmt: skip
+
+
+def program(name: str, network: dict, images: int):
+    """In the worker: ``run(n)``, n epochs."""
+    framework, kind = name.split()
+    module = importlib.import_module(f"benchmarks.programs.epoch_{framework}")
+    return getattr(module, kind)(Network(**network), images)
+
+
+def measure(network: Network, images: int, rounds: int) -> tuple[dict, dict]:
+    """({program: seconds of every epoch}, {program: why it was skipped})."""
+    settings = {"network": dataclasses.asdict(network), "images": images}
+    workers = {name: harness.Worker("benchmarks.epoch:program", name=name, **settings) for name in PROGRAMS}
+    skipped = {name: worker.skipped for name, worker in workers.items() if worker.skipped}
+    live = {name: worker for name, worker in workers.items() if not worker.skipped}
+    times = harness.interleave(live, rounds, seconds=0, blocks=1)
+    for worker in workers.values():
+        worker.close()
+    return times, skipped
+
+
+def rows(times: dict[str, list[float]]) -> list[list[str]]:
+    medians = {name: statistics.median(of) for name, of in times.items()}
+    result = []
+    for name, seconds in medians.items():
+        peer = medians.get(f"torch_eager {name.split()[1]}")
+        result.append([name, f"{seconds:.3f}", f"{seconds / peer:.2f}" if peer else "–"])
+    return result
+
+
+def main() -> None:
+    parser = harness.parser(__doc__.splitlines()[0], EXAMPLES)
+    parser.add_argument("--network", choices=NETWORKS, default="3-layer-bn")
+    arguments = parser.parse_args()
+    environment = harness.environment()
+    network, images = NETWORKS[arguments.network], 9_000 if arguments.quick else 45_000
+    times, skipped = measure(network, images, harness.effort(arguments)["rounds"])
+    print(harness.markdown(["program", "s an epoch", "over torch_eager"], rows(times)))
+    bare, loop = (statistics.median(times[f"tinygrad_cifar {kind}"]) for kind in ("steps", "loop"))
+    print(f"\ndata cost {loop / bare - 1:+.1%} on top of the bare steps")
+    for name, reason in skipped.items():
+        print(f"\nskipped {name}: {reason}")
+    print(f"\n{network}; {images:,} images; {harness.describe(environment)}")
+    if arguments.json:
+        record = {"environment": environment, "network": str(network), "images": images, "seconds": times}
+        arguments.json.write_text(json.dumps(record, indent=1))
+
+
+if __name__ == "__main__":
+    main()

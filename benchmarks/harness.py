@@ -1,0 +1,165 @@
+"""Runs programs fairly: each in a process of its own, rounds interleaved A B C A B C, medians.
+
+``Worker`` is a process that holds one program ready and times blocks of it on request. What it runs is named
+``module:function``; the function takes settings and returns ``run(n)``, which does the thing n times and waits
+for its end.
+"""
+
+import argparse
+import datetime
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("numpy", "tinygrad_cifar", "torch", "jax", "autograd", "mygrad")
+
+
+class Worker:
+    """One program in its own process. ``skipped`` says why it cannot run, or is None."""
+
+    def __init__(self, target: str, **settings: object) -> None:
+        command = [sys.executable, "-m", "benchmarks.harness", target, json.dumps(settings)]
+        # A file, because a pipe that nobody reads fills up and blocks.
+        self.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, text=True
+        )
+        self.skipped: str | None = self._read().get("skipped")
+
+    def measure(self, seconds: float, blocks: int) -> list[float]:
+        """Seconds per run in each of ``blocks`` blocks of about ``seconds``, after a warm-up of one block."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps([seconds, blocks]) + "\n")
+        self.process.stdin.flush()
+        return self._read()["times"]
+
+    def close(self) -> None:
+        self.process.communicate()
+        self.stderr.close()
+
+    def _read(self) -> dict:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            self.stderr.seek(0)
+            raise RuntimeError(f"{self.process.args} ended:\n{self.stderr.read()}")
+        return json.loads(line)
+
+
+def serve(target: str, settings: dict) -> None:
+    """The other end of a Worker: answers on stdout, and keeps what the program prints off it."""
+    answers, sys.stdout = sys.stdout, sys.stderr
+    module, function = target.split(":")
+    try:
+        run: Callable[[int], object] = getattr(importlib.import_module(module), function)(**settings)
+    except Exception as error:
+        # Whatever stops one program (a peer that is absent or too old, no compiler) must not stop the others.
+        print(json.dumps({"skipped": f"{type(error).__name__}: {error}".splitlines()[0]}), file=answers, flush=True)
+        return
+    print(json.dumps({}), file=answers, flush=True)
+    for line in sys.stdin:
+        seconds, blocks = json.loads(line)
+        count = repeats(run, seconds)
+        times = [timed(run, count) / count for _ in range(blocks)]
+        print(json.dumps({"times": times}), file=answers, flush=True)
+
+
+def timed(run: Callable[[int], object], count: int) -> float:
+    start = time.perf_counter()
+    run(count)
+    return time.perf_counter() - start
+
+
+def repeats(run: Callable[[int], object], seconds: float) -> int:
+    """How many runs fill ``seconds``; finding out is the warm-up."""
+    count = 1
+    while (spent := timed(run, count)) < seconds / 2:
+        count *= 2
+    return max(1, round(count * seconds / spent))
+
+
+def interleave(workers: dict[str, Worker], rounds: int, seconds: float, blocks: int, pause: float = 0.2) -> dict:
+    """Per worker the median of every round, in seconds per run: {name: [round 1, round 2, ...]}."""
+    medians: dict[str, list[float]] = {name: [] for name in workers}
+    for _ in range(rounds):
+        for name, worker in workers.items():
+            time.sleep(pause)  # lets the previous program's threads fall asleep
+            medians[name].append(statistics.median(worker.measure(seconds, blocks)))
+    return medians
+
+
+def environment() -> dict:
+    """The machine, the versions and the date, and how busy the machine was: a busy one measures nothing."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "absent"
+    return {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def describe(env: dict) -> str:
+    """The environment as one sentence for under a table."""
+    versions = ", ".join(f"{name} {version}" for name, version in env["versions"].items() if version != "absent")
+    text = f"{env['date']}; {env['cpu']}, {env['cores']} cores; {env['system']}; Python {env['python']}; {versions}."
+    if env["load"] > 0.5:
+        text += f" The machine was busy (load {env['load']} at the start): these figures are not to be quoted."
+    return text
+
+
+def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table, its first column to the left and the others to the right."""
+    lines = [list(header)]
+    lines.append([":--"] + ["--:"] * (len(lines[0]) - 1))
+    lines += [list(row) for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def parser(description: str, examples: str) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    result = argparse.ArgumentParser(
+        description=description, epilog="examples:\n" + examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    result.add_argument("--rounds", type=int, default=7, help="interleaved rounds (default 7)")
+    result.add_argument("--quick", action="store_true", help="two short rounds: a look, not a measurement")
+    result.add_argument("--json", type=Path, metavar="FILE", help="also write every figure there")
+    return result
+
+
+def effort(arguments: argparse.Namespace) -> dict:
+    """What --rounds and --quick ask of ``interleave``."""
+    if arguments.quick:
+        return {"rounds": 2, "seconds": 0.05, "blocks": 3}
+    return {"rounds": arguments.rounds, "seconds": 0.1, "blocks": 5}
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], json.loads(sys.argv[2]))

@@ -1,0 +1,28 @@
+"""The PyTorch step under torch.compile (Inductor)."""
+
+import shutil
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.networks import Network
+from benchmarks.programs import Program, SkipProgramError
+from benchmarks.programs.torch_eager import OPTIMIZERS, model_of, prepare
+
+
+def program(network: Network) -> Program:
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        raise SkipProgramError("torch.compile needs a C++ compiler")
+    model = model_of(network)
+    optimizer = OPTIMIZERS[network.optimizer](model.parameters(), lr=network.learning_rate)
+    loss_of = torch.compile(lambda x, labels: F.cross_entropy(model(x), labels))
+    update = torch.compile(optimizer.step)
+
+    def step(x, labels):
+        optimizer.zero_grad()
+        loss = loss_of(x, labels)
+        loss.backward()
+        update()
+        return loss
+
+    return Program(step, prepare)

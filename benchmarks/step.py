@@ -1,0 +1,144 @@
+"""One training step of each network in each program: ``python -m benchmarks.step``.
+
+What a step is, the same for all, is said in ``benchmarks/programs/__init__.py``. Before a program is timed, the
+losses of its first steps are compared with those of the step written by hand; one that computes something else is
+skipped.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import statistics
+import sys
+from pathlib import Path
+
+from benchmarks import harness
+from benchmarks.networks import NETWORKS, Network, batches
+from benchmarks.programs import PROGRAMS, SkipProgramError, load, losses
+
+EXAMPLES = """\
+  python -m benchmarks.step                                          all networks, all programs
+  python -m benchmarks.step --quick --networks 3-layer-bn            a first look at one
+  python -m benchmarks.step --programs limit,torch_eager,tinygrad_cifar_eager --batch 256
+  python -m benchmarks.step --dtype float64 --json step.json --plot step.svg
+"""
+
+
+def timed_program(name: str, network: dict):
+    """In the worker: the program, checked against the step written by hand, as ``run(n)``."""
+    description = Network(**network)
+    if name != "limit":
+        check(losses(name, description), losses("numpy_hand", description), description.dtype)
+    program = load(name, description)
+    ready = itertools.cycle([program.prepare(x, labels) for x, labels in batches(description)])
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            loss = program.step(*next(ready))
+        program.wait(loss)
+
+    return run
+
+
+def check(got: list[float], expected: list[float], dtype: str) -> None:
+    tolerance = {"float32": 1e-4, "float64": 1e-9}[dtype]
+    if any(abs(a - b) > tolerance * abs(b) for a, b in zip(got, expected, strict=True)):
+        raise SkipProgramError(f"computes something else: losses {got}, by hand {expected}")
+
+
+def measure(network: Network, programs: list[str], effort: dict) -> tuple[dict, dict]:
+    """({program: seconds of every round}, {program: why it was skipped}) for one network."""
+    settings = dataclasses.asdict(network)
+    workers = {name: harness.Worker("benchmarks.step:timed_program", name=name, network=settings) for name in programs}
+    skipped = {name: worker.skipped for name, worker in workers.items() if worker.skipped}
+    times = harness.interleave({n: w for n, w in workers.items() if n not in skipped}, **effort)
+    for worker in workers.values():
+        worker.close()
+    return times, skipped
+
+
+def tables(results: dict[str, dict[str, list[float]]], programs: list[str]) -> str:
+    """Medians in microseconds, then the ratios to the limit and to PyTorch eager."""
+    medians = {
+        network: {name: statistics.median(times) for name, times in of.items()} for network, of in results.items()
+    }
+    parts = []
+    for title, base in (("µs a step", None), ("over the limit", "limit"), ("over torch_eager", "torch_eager")):
+        if base and not all(base in of for of in medians.values()):
+            continue
+        rows = [[network, *(cell(of, name, base) for name in programs)] for network, of in medians.items()]
+        parts.append(f"**{title}**\n\n" + harness.markdown(["network, batch", *programs], rows))
+    return "\n\n".join(parts)
+
+
+def cell(medians: dict[str, float], name: str, base: str | None) -> str:
+    if name not in medians:
+        return "–"
+    return f"{medians[name] / medians[base]:.2f}" if base else f"{medians[name] * 1e6:,.0f}"
+
+
+def plot(results: dict[str, dict[str, list[float]]], programs: list[str], path: Path) -> None:
+    """Bars of time over the limit, a group a network."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    names = [name for name in programs if name != "limit"]
+    figure, axes = plt.subplots(figsize=(12, 4.5), layout="constrained")
+    for i, name in enumerate(names):
+        places = [g + (i - (len(names) - 1) / 2) * 0.8 / len(names) for g in range(len(results))]
+        heights = [
+            statistics.median(of[name]) / statistics.median(of["limit"]) if name in of else 0 for of in results.values()
+        ]
+        axes.bar(places, heights, 0.8 / len(names), label=name)
+    axes.axhline(1, color="black", linewidth=1)
+    axes.set(xticks=range(len(results)), xticklabels=list(results), ylabel="time of a step / limit", yscale="log")
+    axes.legend(fontsize="small", ncols=2)
+    figure.savefig(path)
+
+
+def main() -> None:
+    parser = harness.parser(__doc__.splitlines()[0], EXAMPLES)
+    parser.add_argument("--networks", type=names_from(NETWORKS), default=list(NETWORKS), help=", ".join(NETWORKS))
+    parser.add_argument("--programs", type=names_from(PROGRAMS), default=list(PROGRAMS), help=", ".join(PROGRAMS))
+    parser.add_argument("--batch", type=int, help="instead of the network's own")
+    parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the ratios to the limit (needs limit)")
+    arguments = parser.parse_args()
+
+    environment = harness.environment()
+    results, all_skipped = {}, {}
+    for key in arguments.networks:
+        network = dataclasses.replace(NETWORKS[key], dtype=arguments.dtype)
+        if arguments.batch:
+            network = dataclasses.replace(network, batch=arguments.batch)
+        print(f"{network} ...", file=sys.stderr, flush=True)
+        results[str(network)], skipped = measure(network, arguments.programs, harness.effort(arguments))
+        all_skipped |= {f"{name} on {network}": reason for name, reason in skipped.items()}
+    print(tables(results, arguments.programs))
+    for name, reason in all_skipped.items():
+        print(f"\nskipped {name}: {reason}")
+    print(f"\n{arguments.dtype}; {harness.describe(environment)}")
+    if arguments.json:
+        record = {"environment": environment, "dtype": arguments.dtype, "seconds": results, "skipped": all_skipped}
+        arguments.json.write_text(json.dumps(record, indent=1))
+    if arguments.plot:
+        plot(results, arguments.programs, arguments.plot)
+
+
+def names_from(known):
+    """An argparse type: a comma-separated list of known names."""
+
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        if unknown := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
+        return names
+
+    return parse
+
+
+if __name__ == "__main__":
+    main()

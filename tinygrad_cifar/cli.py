@@ -1,0 +1,249 @@
+"""The command line: ``tinygrad-cifar train | data | evaluate | graph``.
+
+What is heavy is imported by the command that needs it, so that ``--help`` is quick.
+"""
+
+import dataclasses
+import functools
+import inspect
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from tinygrad_cifar.errors import ConfigError, TinygradCifarError
+from tinygrad_cifar.train.config import CHOICES, Config
+from tinygrad_cifar.train.presets import DEFAULT, PRESETS
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train small networks on CIFAR-10 with tinygrad_cifar, and look at them.",
+)
+
+INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+
+
+def main() -> None:
+    """Run the command line; an error of the project is one message on stderr and exit code 1."""
+    try:
+        app(prog_name="tinygrad-cifar")
+    except TinygradCifarError as error:
+        sys.exit(f"error: {error}")
+
+
+# Settings of a Config as options ---------------------------------------------------------------------------------
+
+
+def _option_type(name: str, kind: Any) -> Any:
+    """The type that typer reads: a choice of words, a switch, a number or a text."""
+    if name in CHOICES:
+        return Enum(name, {word: word for word in CHOICES[name]})
+    if kind in (tuple[int, ...], str | float):
+        return str
+    return kind
+
+
+def _setting_options(groups: tuple[str, ...]) -> list[inspect.Parameter]:
+    kinds = get_type_hints(Config)
+    parameters = []
+    for setting in dataclasses.fields(Config):
+        if setting.metadata["group"] in groups:
+            default = "" if setting.default is None else f" (default {_written(setting.default)})"
+            option = typer.Option(
+                help=setting.metadata["meaning"] + default,
+                rich_help_panel=setting.metadata["group"],
+                show_default=False,
+            )
+            annotation = Annotated[_option_type(setting.name, kinds[setting.name]) | None, option]
+            parameters.append(
+                inspect.Parameter(setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+            )
+    return parameters
+
+
+def _written(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def with_settings(*groups: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator: a command gets an option for every setting of these groups of Config; none of them is declared twice.
+
+    The command's parameter ``config`` becomes the options --preset and --config and all settings, and receives the
+    Config that they describe.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        options = _setting_options(groups)
+        own = [p for p in inspect.signature(command).parameters.values() if p.name != "config"]
+
+        def wrapper(preset: Any, config: Path | None, **given: Any) -> None:
+            settings = {p.name: value for p in options if (value := given.pop(p.name)) is not None}
+            command(config=_config(preset, config, settings), **given)
+
+        base = list(inspect.signature(_base_options).parameters.values())
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*base, *own, *options)]
+        functools.update_wrapper(wrapper, command)
+        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+        return wrapper
+
+    return decorate
+
+
+def _base_options(
+    preset: Annotated[
+        Enum("preset", {name: name for name in PRESETS}) | None,  # type: ignore[misc, valid-type]
+        typer.Option(help=f"start from a network of the documents (default {DEFAULT}, if no setting is given)"),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="start from the config.json of a run", exists=True, dir_okay=False)
+    ] = None,
+) -> None: ...
+
+
+def _config(preset: Enum | None, file: Path | None, settings: dict[str, Any]) -> Config:
+    if preset and file:
+        raise ConfigError("--preset and --config both say where to start from: give one of them.")
+    if preset or not (file or settings):
+        base = PRESETS[preset.value if preset else DEFAULT]
+    else:
+        base = Config.from_json(file.read_text()) if file else Config()
+    return base.with_settings(**{name: _read(name, value) for name, value in settings.items()})
+
+
+def _read(name: str, value: Any) -> Any:
+    """What was typed, as the value of a setting."""
+    if isinstance(value, Enum):
+        return value.value
+    if name == "hidden":
+        try:
+            return () if value in ("", "none") else tuple(int(width) for width in value.split(","))
+        except ValueError:
+            raise ConfigError(f"--hidden takes widths as 50,50, or none; not {value!r}.") from None
+    if name == "init":
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+# Commands --------------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog="Example: tinygrad-cifar train --hidden 50,50 --batch-norm --lam 0.005 --schedule triangular --n-s 2250")
+@with_settings("Network", "Optimiser", "Schedule", "Data")
+def train(
+    config: Config,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for the run (default runs/TIME_NETWORK)", show_default=False)
+    ] = None,
+) -> None:
+    """Train a network, test it, and leave a run folder."""
+    from tinygrad_cifar.train import progress, run
+
+    folder = out or Path("runs", f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config.title}")
+    try:
+        result = run(config, folder, watchers=(progress(),), say=lambda text: print(text, end="\n\n", flush=True))
+    except KeyboardInterrupt:
+        print(f"\nkilled; {folder} has the history and the weights up to the last epoch", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    print(f"\n{result}\nRun folder: {folder}")
+    if result.interrupted:
+        print(f"interrupted; what was reached is in {folder}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command(epilog="Example: tinygrad-cifar data --grid images.png")
+def data(
+    path: Annotated[
+        str | None, typer.Option("--data", help="folder or .tar.gz (default $TINYGRAD_CIFAR_DATA, cache, download)")
+    ] = None,
+    synthetic: Annotated[bool, typer.Option("--synthetic", help="the synthetic stand-in instead of CIFAR-10")] = False,
+    grid: Annotated[Path | None, typer.Option(help="write the first images of the training set as a picture")] = None,
+    count: Annotated[int, typer.Option(help="how many images the picture has", min=1, max=1000)] = 100,
+) -> None:
+    """Fetch CIFAR-10 if need be, verify it, and show where it lies and what is in it."""
+    import numpy as np
+    from rich import print as show
+    from rich.table import Table
+
+    from tinygrad_cifar.data import load_cifar10
+
+    cifar = load_cifar10(path, synthetic=synthetic)
+    print(f"{cifar.source}: complete and readable")
+    table = Table("class", "training images", "test images")
+    counts = [np.bincount(split.labels, minlength=len(cifar.classes)) for split in (cifar.train, cifar.test)]
+    for name, *numbers in zip(cifar.classes, *counts, strict=True):
+        table.add_row(name, *(f"{number:,}" for number in numbers))
+    table.add_row("all", f"{len(cifar.train):,}", f"{len(cifar.test):,}", style="bold")
+    show(table)
+    if grid:
+        from tinygrad_cifar.viz import image_grid
+
+        shown = cifar.train.subset(min(count, len(cifar.train)))
+        image_grid(shown.images, shown.labels, cifar.classes).savefig(grid)
+        print(f"wrote {grid}")
+
+
+@app.command(epilog="Example: tinygrad-cifar evaluate runs/my-run --best")
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="a run folder, or a .safetensors file of one")],
+    best: Annotated[bool, typer.Option("--best", help="the weights of the best validation accuracy")] = False,
+    path: Annotated[str | None, typer.Option("--data", help="where CIFAR-10 lies (default: as in training)")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="the confusion matrix (default RUN/confusion.png)", show_default=False)
+    ] = None,
+) -> None:
+    """Test a trained network: accuracy, accuracy of each class, and a picture of the confusion matrix."""
+    from rich import print as show
+    from rich.table import Table
+
+    from tinygrad_cifar.data import load_cifar10
+    from tinygrad_cifar.train import load_run
+    from tinygrad_cifar.train import evaluate as measure
+    from tinygrad_cifar.train.run import evaluation_batches
+    from tinygrad_cifar.viz import confusion_matrix, confusion_picture, per_class_accuracy
+
+    model, config = load_run(run, best=best)
+    if path:
+        config = config.with_settings(data=path)
+    cifar = load_cifar10(config.data, synthetic=config.synthetic)
+    result = measure(model, evaluation_batches(config, cifar, cifar.test))
+    matrix = confusion_matrix(result.labels, result.predictions, cifar.classes)
+    table = Table("class", "accuracy")
+    for name, accuracy in zip(cifar.classes, per_class_accuracy(matrix), strict=True):
+        table.add_row(name, f"{100 * accuracy:.2f} %")
+    show(table)
+    print(f"test accuracy {100 * result.accuracy:.2f} %, loss {result.loss:.4f}")
+    target = picture or (run if run.is_dir() else run.parent) / "confusion.png"
+    confusion_picture(matrix, cifar.classes).savefig(target)
+    print(f"wrote {target}")
+
+
+@app.command(epilog="Example: tinygrad-cifar graph --hidden 50,50 --batch-norm --out network.svg")
+@with_settings("Network")
+def graph(
+    config: Config,
+    batch_size: Annotated[int, typer.Option(help="images in the batch that is drawn", min=2)] = 100,
+    out: Annotated[Path, typer.Option(help="the picture: .svg, .png, .pdf, or .dot for its text")] = Path("network.svg"),
+) -> None:
+    """Draw the graph of ops that a network records."""
+    from tinygrad_cifar import viz
+    from tinygrad_cifar.data.splits import PIXELS
+    from tinygrad_cifar.train import build_model
+
+    with warnings.catch_warnings(record=True) as caught:
+        written = viz.save(viz.graph(build_model(config), (batch_size, PIXELS)), out)
+    for warning in caught:
+        print(warning.message, file=sys.stderr)
+    print(f"wrote {written}")

@@ -1,0 +1,216 @@
+"""A computation, recorded once, that can be run again: in float64, with rounding noise, or as a graph.
+
+The checker calls the user's function a single time under ``record``. What it did is then a ``Program``: a list of
+steps (op, where each input comes from, keyword arguments) over numbered slots, the leaves first. Everything that f
+drew at random, such as dropout masks, is frozen in it; all floats are copied to float64; the model is not touched.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tinygrad_cifar import tensor
+from tinygrad_cifar.engine import grad
+from tinygrad_cifar.errors import GraphError
+from tinygrad_cifar.operators import unwrap
+from tinygrad_cifar.tensor import Array, Node, Op, Tensor, describe, enable_grad
+
+NOISE = 2.0**-50  # 4 eps: rounding noise is imitated a little too large, never too small
+LOGARITHMS = {"logsumexp", "log_softmax", "softmax_cross_entropy", "log", "gelu", "erf"}  # round like 1, though near 0
+
+
+@dataclass
+class Step:
+    """One recorded call: ``values[slot] = op(*inputs, **kwargs)``."""
+
+    op: Op
+    sources: tuple[int | None, ...]  # per input: the slot it comes from, or None: a constant
+    constants: tuple[Any, ...]  # per input: the constant, or None: it comes from a slot
+    kwargs: dict[str, Any]
+    slot: int
+    label: str  # "relu #2": the second relu of the program
+
+    def arguments(self, values: Sequence[Any]) -> list[Any]:
+        return [c if s is None else values[s] for s, c in zip(self.sources, self.constants, strict=True)]
+
+    def forward(self, arguments: Sequence[Any]) -> Array:
+        out = self.op.forward(*arguments, **self.kwargs)
+        return np.asarray(out[0] if self.op.keeps else out)
+
+
+@dataclass
+class Program:
+    """Leaves, steps, and the value of every slot at the point where it was recorded (all float64)."""
+
+    names: list[str]  # of the leaves, which have the slots 0, 1, ...
+    leaves: list[Array]
+    steps: list[Step]
+    out: int  # the slot of the result
+    values: list[Array] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.values = self.run()
+
+    def run(self, leaves: Sequence[Array] | None = None, noise: np.random.Generator | None = None) -> list[Array]:
+        """The values of all slots. With ``noise``, every input and result is off by a relative 4 eps at random."""
+        values = [_noisy(x, noise) for x in (self.leaves if leaves is None else leaves)]
+        for step in self.steps:
+            arguments = step.arguments(values)
+            if noise:
+                arguments = [a if s is not None else _noisy(a, noise)
+                             for a, s in zip(arguments, step.sources, strict=True)]  # fmt: skip
+            values.append(_noisy(step.forward(arguments), noise, step.op.name in LOGARITHMS))
+        return values
+
+    def gradients(self, upstream: Array, noise: np.random.Generator | None = None) -> list[Array]:
+        """The analytic side: what the ops' rules and the engine's walk make of it, per leaf."""
+        leaves = [Tensor(_noisy(x, noise), requires_grad=True) for x in self.leaves]
+        values: list[Any] = list(leaves)
+        with enable_grad():
+            for step in self.steps:
+                arguments = step.arguments(values)
+                if noise:
+                    arguments = [a if isinstance(a, Tensor) else _noisy(a, noise) for a in arguments]
+                result = step.op(*arguments, **step.kwargs)
+                if noise and result.node is not None:
+                    _disturb(result, noise, step.op.name in LOGARITHMS)
+                values.append(result)
+        if values[self.out].node is None:
+            return [np.zeros_like(x) for x in self.leaves]
+        found = grad(values[self.out], leaves, _noisy(upstream, noise), allow_unused=True)
+        return [g.data for g in found]
+
+    def downstream(self, leaf: int) -> list[Step]:
+        """The steps whose result depends on the leaf."""
+        reached = {leaf}
+        found = []
+        for step in self.steps:
+            if not reached.isdisjoint(step.sources):
+                reached.add(step.slot)
+                found.append(step)
+        return found
+
+    def alone(self, step: Step) -> "Program":
+        """A program of this one step, whose leaves are its inputs that are not constant."""
+        names, leaves, sources = [], [], []
+        for i, s in enumerate(step.sources):
+            sources.append(None if s is None else len(leaves))
+            if s is not None:
+                names.append(input_name(step.op, i))
+                leaves.append(self.values[s])
+        copy = Step(step.op, tuple(sources), step.constants, step.kwargs, len(leaves), step.label)
+        return Program(names, leaves, [copy], copy.slot)
+
+
+def input_name(op: Op, i: int) -> str:
+    """The name of an op's i-th input: ``weight``, or ``arrays[2]`` where it takes any number."""
+    last = len(op.inputs) - 1
+    return f"{op.inputs[last]}[{i - last}]" if op.variadic and i >= last else op.inputs[i]
+
+
+def record(f: Callable[[], Any], wrt: dict[str, Tensor]) -> tuple[Program, Tensor]:
+    """Call ``f`` once; what it computed from ``wrt`` as a program, and its result.
+
+    Raises:
+        GraphError: f does not return a Tensor, or uses a recorded tensor that was computed before f was called.
+    """
+    slots: dict[Node | Tensor, int] = {t: i for i, t in enumerate(wrt.values())}
+    calls: list[tuple[Op, tuple[int | None, ...], tuple[Any, ...], dict[str, Any]]] = []
+
+    def note(op: Op, inputs: tuple[Any, ...], arrays: list[Any], node: Node) -> None:
+        sources = tuple([_source(x, slots) for x in inputs])
+        if any(s is not None for s in sources):
+            constants = [_double(a) if s is None else None for a, s in zip(arrays, sources, strict=True)]
+            slots[node] = len(wrt) + len(calls)
+            calls.append((op, sources, tuple(constants), {k: _double(v) for k, v in kwargs_of(node).items()}))
+
+    with enable_grad(), _listening(note):
+        result = f()
+    if not isinstance(result, Tensor):
+        raise GraphError(f"check_gradients: f must return a Tensor, not {type(result).__name__}.")
+    leaves = [_double(t.data) for t in wrt.values()]
+    out = _source(result, slots)
+    if out is None:  # a constant as far as wrt is concerned
+        return Program(list(wrt), leaves, [], len(leaves), [*leaves, _double(result.data)]), result
+    return Program(list(wrt), leaves, *_pruned(calls, len(wrt), out)), result
+
+
+def kwargs_of(node: Node) -> dict[str, Any]:
+    return node.kwargs
+
+
+def _source(x: Any, slots: dict[Node | Tensor, int]) -> int | None:
+    """The slot an operand comes from; None for a constant."""
+    if not isinstance(x, Tensor) or not x.requires_grad:
+        return None
+    if x.node is None or x.node in slots:
+        return slots.get(x.node or x)
+    raise GraphError(
+        f"check_gradients: f uses {describe(x)}, which was computed before f was called, so a change of the parameters "
+        "cannot reach it. Compute it inside f, or pass x.detach() if it is meant to be a constant."
+    )
+
+
+def _pruned(calls: list[Any], leaves: int, out: int) -> tuple[list[Step], int]:
+    """The calls on which the result depends, renumbered, and the slot of the result."""
+    needed = {out}
+    for i in reversed(range(len(calls))):
+        if leaves + i in needed:
+            needed.update(s for s in calls[i][1] if s is not None)
+    slots = {i: i for i in range(leaves)}
+    seen: Counter[str] = Counter()
+    steps = []
+    for i, (op, sources, constants, kwargs) in enumerate(calls):
+        if leaves + i in needed:
+            slots[leaves + i] = leaves + len(steps)
+            seen[op.name] += 1
+            moved = tuple([None if s is None else slots[s] for s in sources])
+            steps.append(Step(op, moved, constants, kwargs, leaves + len(steps), f"{op.name} #{seen[op.name]}"))
+    return steps, slots[out]
+
+
+@contextmanager
+def _listening(note: Callable[[Op, tuple[Any, ...], list[Any], Node], None]) -> Iterator[None]:
+    """Call ``note`` after each recorded op. Nodes alone would not do: they drop the values that no rule needs."""
+    original = tensor._record
+
+    def recorded(op: Op, inputs: Any, arrays: Any, result: Tensor, kept: Any, kwargs: Any) -> None:
+        original(op, inputs, arrays, result, kept, kwargs)
+        assert result.node is not None
+        note(op, inputs, arrays, result.node)
+
+    tensor._record = recorded
+    try:
+        yield
+    finally:
+        tensor._record = original
+
+
+def _double(x: Any) -> Any:
+    """A copy with every float in float64; dtypes as arguments (of ``astype``) follow."""
+    x = unwrap(x)
+    if isinstance(x, np.ndarray):
+        return np.array(x, np.float64 if x.dtype.kind == "f" else x.dtype, order="C")
+    if isinstance(x, np.dtype) and x.kind == "f":
+        return np.dtype(np.float64)
+    return x
+
+
+def _noisy(x: Any, noise: np.random.Generator | None, absolute: bool = False) -> Any:
+    if noise is None or not isinstance(x, np.ndarray) or x.dtype.kind != "f":
+        return x
+    off = noise.uniform(-NOISE, NOISE, x.shape)
+    return x + off * (1 + np.abs(x)) if absolute else x * (1 + off)
+
+
+def _disturb(result: Tensor, noise: np.random.Generator, absolute: bool) -> None:
+    """Put noise into a recorded result and into what its rule kept, in place: the graph refers to these arrays."""
+    assert result.node is not None
+    kept = result.node.kept if isinstance(result.node.kept, tuple) else (result.node.kept,)
+    for array in (result.data, *kept):
+        if isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.flags.writeable:
+            array[...] = _noisy(array, noise, absolute and array is result.data)

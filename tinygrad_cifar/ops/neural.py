@@ -1,0 +1,362 @@
+"""Activations, and the fused ops of the networks: one node each, with the rule that one derives by hand.
+
+A fused op works on arrays alone, which makes it fast; beside it stands its composed twin, the same function in
+primitive ops as a textbook writes it. The twin is differentiated where derivatives of derivatives are wanted, and
+the tests hold the hand-derived rule against it.
+"""
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from tinygrad_cifar.tensor import Array, Tensor, op
+
+# Activations ----------------------------------------------------------------------------------------------------
+
+
+@op(saves="out")
+def relu(x: Array) -> Array:
+    """max(x, 0). At the kink x = 0 the rule gives 0."""
+    return np.maximum(x, 0)
+
+
+@relu.gradient
+def relu_gradient(g: Any, out: Any, x: Any) -> Any:
+    return (g * (out > 0),)
+
+
+@op(saves="x")
+def leaky_relu(x: Array, *, slope: float = 0.01) -> Array:
+    """x where x > 0, slope * x elsewhere."""
+    return np.where(x > 0, x, slope * x)
+
+
+@leaky_relu.gradient
+def leaky_relu_gradient(g: Any, out: Any, x: Any, slope: float = 0.01) -> Any:
+    return (np.where(x > 0, g, slope * g),)
+
+
+@op(saves="out")
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + e^-x).  d/dx = y (1 - y)."""
+    e = np.exp(np.minimum(-x, -math.log(np.finfo(x.dtype).tiny)))  # bounded: no overflow at x = -1000
+    e += 1
+    return np.reciprocal(e)
+
+
+@sigmoid.gradient
+def sigmoid_gradient(g: Any, out: Any, x: Any) -> Any:
+    return (g * out * (1 - out),)
+
+
+@op(numpy=np.tanh, saves="out")
+def tanh(x: Array) -> Array:
+    """Hyperbolic tangent.  d/dx = 1 - y^2."""
+    return np.tanh(x)
+
+
+@tanh.gradient
+def tanh_gradient(g: Any, out: Any, x: Any) -> Any:
+    return (g * (1 - out * out),)
+
+
+@op(saves="x")
+def softplus(x: Array) -> Array:
+    """log(1 + e^x), a smooth ReLU.  d/dx = sigmoid(x)."""
+    return np.logaddexp(x, 0)
+
+
+@softplus.gradient
+def softplus_gradient(g: Any, out: Any, x: Any) -> Any:
+    return (g * sigmoid.on(x),)
+
+
+@op(saves="x")
+def erf(x: Array) -> Array:
+    """2/sqrt(pi) * integral of e^(-t^2) from 0 to x."""
+    return np.vectorize(math.erf, otypes=[x.dtype])(x)
+
+
+@erf.gradient
+def erf_gradient(g: Any, out: Any, x: Any) -> Any:
+    return (g * (2 / math.sqrt(math.pi)) * np.exp(-x * x),)
+
+
+@op(saves="x")
+def gelu(x: Array) -> Array:
+    """x Phi(x), with Phi the normal distribution function (Hendrycks & Gimpel 2016), exact as in PyTorch."""
+    return x * _normal_cdf(x)
+
+
+@gelu.gradient
+def gelu_gradient(g: Any, out: Any, x: Any) -> Any:
+    return (g * (_normal_cdf(x) + x * np.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))),)
+
+
+def _normal_cdf(x: Any) -> Any:
+    return 0.5 * (1 + erf.on(x * math.sqrt(0.5)))
+
+
+@op(saves="out")
+def softmax(x: Array, *, axis: int = -1) -> Array:
+    """e^x / sum e^x along ``axis``.  J^T g = y (g - sum(g y))."""
+    e = np.exp(x - x.max(axis, keepdims=True))
+    e /= e.sum(axis, keepdims=True)
+    return e
+
+
+@softmax.gradient
+def softmax_gradient(g: Any, out: Any, x: Any, axis: int = -1) -> Any:
+    return (out * (g - np.sum(g * out, axis=axis, keepdims=True)),)
+
+
+@op(saves="out")
+def log_softmax(x: Array, *, axis: int = -1) -> Array:
+    """x - logsumexp(x) along ``axis``.  J^T g = g - softmax(x) sum(g)."""
+    shifted = x - x.max(axis, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis, keepdims=True))
+    return shifted
+
+
+@log_softmax.gradient
+def log_softmax_gradient(g: Any, out: Any, x: Any, axis: int = -1) -> Any:
+    return (g - np.exp(out) * np.sum(g, axis=axis, keepdims=True),)
+
+
+# Layers ---------------------------------------------------------------------------------------------------------
+
+
+def composed_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    product = x @ weight.T
+    return product if bias is None else product + bias
+
+
+@op(twin=composed_linear)
+def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    """x W^T + b.  (..., in), (out, in), (out,) -> (..., out).
+
+    With G the gradient from above: dx = G W, dW = G^T x, db = the sum of G's rows.
+    """
+    out = x @ weight.T
+    if bias is not None:
+        out += bias
+    return out
+
+
+@linear.gradient
+def linear_gradient(g: Array, out: Any, x: Array, weight: Array, bias: Array | None = None) -> Any:
+    rows, x_rows = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1])
+    # dW is formed as (in, out) and transposed: the memory order in which nn.Linear keeps its weight.
+    return lambda: g @ weight, lambda: (x_rows.T @ rows).T, lambda: column_sums(rows)
+
+
+@functools.lru_cache(maxsize=64)
+def _filled(n: int, value: float, dtype: Any) -> Array:
+    """n times the same value. ``_filled(n, 1, ...) @ rows`` sums over the batch several times faster than ``sum``."""
+    row = np.full(n, value, dtype)
+    row.flags.writeable = False
+    return row
+
+
+def column_sums(rows: Array) -> Array:
+    """The sum over axis 0."""
+    return _filled(len(rows), 1, rows.dtype) @ rows
+
+
+def column_means(rows: Array) -> Array:
+    """The mean over axis 0."""
+    return _filled(len(rows), 1 / len(rows), rows.dtype) @ rows
+
+
+def composed_batch_norm(x: Tensor, gamma: Tensor, beta: Tensor, *, eps: float = 1e-5, **running: Any) -> Tensor:
+    mean = x.mean(axis=0)
+    var = ((x - mean) ** 2).mean(axis=0)
+    return gamma * (x - mean) / np.sqrt(var + eps) + beta
+
+
+@op(twin=composed_batch_norm, keeps=True)
+def batch_norm(
+    x: Array,
+    gamma: Array,
+    beta: Array,
+    *,
+    eps: float = 1e-5,
+    running_mean: Array | None = None,
+    running_var: Array | None = None,
+    momentum: float = 0.1,
+) -> tuple[Array, Any]:
+    """gamma * x_hat + beta with x_hat = (x - mean) / sqrt(var + eps), moments over the batch.  (N, C) -> (N, C).
+
+    [Ioffe & Szegedy 2015, Alg. 1.] ``running_mean`` and ``running_var`` are updated in place:
+    running <- (1 - momentum) * running + momentum * batch, with the unbiased variance (as in PyTorch).
+    """
+    mean = column_means(x)
+    centred = x - mean
+    var = column_means(centred * centred)
+    inv_std = 1 / np.sqrt(var + eps)
+    if running_mean is not None and running_var is not None:
+        running_mean += momentum * (mean - running_mean)
+        running_var += momentum * (var * (len(x) / (len(x) - 1)) - running_var)
+    out = centred * (gamma * inv_std)
+    out += beta
+    return out, (centred, inv_std)
+
+
+@batch_norm.gradient
+def batch_norm_gradient(
+    g: Array, out: Any, x: Any, gamma: Array, beta: Any, *, kept: Any, **settings: Any
+) -> Any:
+    """dx = gamma / sqrt(var + eps) * (g - mean(g) - x_hat * mean(g x_hat)), with means over the batch.
+
+    The second term is the path through the mean, the third the path through the variance. x_hat is never formed:
+    it is (x - mean) times the reciprocal of the standard deviation.
+    """
+    centred, inv_std = kept
+    g_mean, g_centred_mean = column_means(g), column_means(g * centred)
+
+    def to_x() -> Array:
+        dx = centred * (-inv_std * inv_std * g_centred_mean)
+        dx += g
+        dx -= g_mean
+        dx *= gamma * inv_std
+        return dx
+
+    return to_x, lambda: len(g) * inv_std * g_centred_mean, lambda: len(g) * g_mean
+
+
+def composed_dropout(x: Tensor, *, mask: Array) -> Tensor:
+    return x * mask
+
+
+@op(twin=composed_dropout)
+def dropout(x: Array, *, mask: Array) -> Array:
+    """x * mask, where the mask is 0 with probability p and 1 / (1 - p) otherwise [Srivastava et al. 2014]."""
+    return x * mask
+
+
+@dropout.gradient
+def dropout_gradient(g: Array, out: Any, x: Any, *, mask: Array) -> Any:
+    return (g * mask,)
+
+
+# Losses: scalars, the mean over the batch -----------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=64)
+def _rows(n: int) -> Array:
+    return np.arange(n)
+
+
+def _pick(scores: Any, labels: Array) -> Any:
+    """The score of each sample's own class."""
+    return scores[_rows(len(labels)), labels]
+
+
+def composed_softmax_cross_entropy(logits: Tensor, *, labels: Array) -> Tensor:
+    return (logits.logsumexp(axis=1) - _pick(logits, labels)).mean()
+
+
+@op(twin=composed_softmax_cross_entropy, keeps=True)
+def softmax_cross_entropy(logits: Array, *, labels: Array) -> tuple[Array, Any]:
+    """mean over the batch of -log softmax(logits)[label].  (N, C), integer labels (N,) in [0, C) -> scalar.
+
+    With P the probabilities and Y the one-hot labels: d logits = (P - Y) / N.
+    """
+    n, classes = logits.shape
+    p = logits - logits.max(1, keepdims=True)
+    own = _pick(p, labels)
+    np.exp(p, out=p)
+    total = p @ _filled(classes, 1, p.dtype)
+    p /= total[:, None]
+    return _filled(n, 1 / n, p.dtype) @ (np.log(total) - own), p
+
+
+@softmax_cross_entropy.gradient
+def softmax_cross_entropy_gradient(g: Array, out: Any, logits: Any, *, labels: Array, kept: Array) -> Any:
+    scale = g / len(labels)
+    d = kept * scale
+    d[_rows(len(labels)), labels] -= scale
+    return (d,)
+
+
+def composed_binary_cross_entropy_with_logits(logits: Tensor, *, targets: Array) -> Tensor:
+    return (softplus(logits) - targets * logits).mean()
+
+
+@op(twin=composed_binary_cross_entropy_with_logits)
+def binary_cross_entropy_with_logits(logits: Array, *, targets: Array) -> Array:
+    """mean of -t log sigmoid(z) - (1 - t) log(1 - sigmoid(z)), stable for every z.  d z = (sigmoid(z) - t) / size.
+
+    Targets have the shape of the logits and lie in [0, 1].
+    """
+    terms = np.maximum(logits, 0) - logits * targets + np.log1p(np.exp(-np.abs(logits)))
+    return terms.sum() / logits.size
+
+
+@binary_cross_entropy_with_logits.gradient
+def binary_cross_entropy_with_logits_gradient(g: Array, out: Any, logits: Array, *, targets: Array) -> Any:
+    return ((sigmoid.on(logits) - targets) * (g / logits.size),)
+
+
+def composed_hinge(scores: Tensor, *, labels: Array, margin: float = 1.0) -> Tensor:
+    own = np.expand_dims(_pick(scores, labels), 1)
+    wrong = np.arange(scores.shape[1]) != np.expand_dims(labels, 1)
+    return (wrong * (scores - own + margin).relu()).sum() / scores.size
+
+
+@op(twin=composed_hinge, keeps=True)
+def hinge(scores: Array, *, labels: Array, margin: float = 1.0) -> tuple[Array, Any]:
+    """mean over the batch of (1/C) sum over wrong classes j of max(0, margin + s_j - s_label).  (N, C) -> scalar.
+
+    The multi-class SVM of Weston & Watkins, scaled by 1/C as PyTorch's ``multi_margin_loss``.
+    """
+    excess = scores - _pick(scores, labels)[:, None] + margin
+    excess[_rows(len(labels)), labels] = 0
+    np.maximum(excess, 0, out=excess)
+    return excess.sum() / scores.size, excess > 0
+
+
+@hinge.gradient
+def hinge_gradient(g: Array, out: Any, scores: Array, *, labels: Array, kept: Array, margin: float = 1.0) -> Any:
+    d = kept * (g / scores.size)
+    d[_rows(len(labels)), labels] = -d.sum(1)
+    return (d,)
+
+
+def composed_mse(prediction: Tensor, target: Tensor) -> Tensor:
+    return ((prediction - target) ** 2).mean()
+
+
+@op(twin=composed_mse)
+def mse(prediction: Array, target: Array) -> Array:
+    """mean of (prediction - target)^2 over all entries.  d prediction = 2 (prediction - target) / size."""
+    difference = prediction - target
+    return (difference * difference).sum() / difference.size
+
+
+@mse.gradient
+def mse_gradient(g: Array, out: Any, prediction: Array, target: Array) -> Any:
+    d = prediction - target
+    d *= 2 * g / d.size
+    return d, lambda: -d
+
+
+def composed_l2_penalty(*weights: Tensor, coefficient: float) -> Tensor:
+    total = (weights[0] ** 2).sum()
+    for w in weights[1:]:
+        total = total + (w**2).sum()
+    return coefficient * total
+
+
+@op(twin=composed_l2_penalty)
+def l2_penalty(*weights: Array, coefficient: float) -> Array:
+    """coefficient * sum of all squared weights.  dW = 2 coefficient W."""
+    flat = [w.reshape(-1, order="A") for w in weights]
+    return np.asarray(coefficient * sum(w @ w for w in flat), weights[0].dtype)
+
+
+@l2_penalty.gradient
+def l2_penalty_gradient(g: Array, out: Any, *weights: Array, coefficient: float) -> Any:
+    return [lambda w=w: w * (2 * coefficient * g) for w in weights]

@@ -1,0 +1,131 @@
+"""Sums, means and extremes over axes. ``axis``: None for all, an integer, or a tuple; negative counts from the end."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from tinygrad_cifar.operators import unwrap
+from tinygrad_cifar.tensor import Array, Tensor, implements, op
+
+Axis = int | tuple[int, ...] | None
+
+
+def _spread(g: Any, axis: Axis, keepdims: bool) -> Any:
+    """Give a reduced gradient its reduced axes back, with length 1."""
+    return g if keepdims or axis is None else np.expand_dims(g, axis)
+
+
+def _count(x: Any, axis: Axis) -> int:
+    """How many entries a reduction over ``axis`` takes together."""
+    axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    return math.prod(x.shape[a] for a in axes)
+
+
+@op(saves="")
+def sum_(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
+    """Sum over ``axis``."""
+    return x.sum(axis, keepdims=keepdims)
+
+
+@sum_.gradient
+def sum_gradient(g: Any, out: Any, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+    return (np.broadcast_to(_spread(g, axis, keepdims), x.shape),)
+
+
+@op(saves="")
+def mean(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
+    """Mean over ``axis``."""
+    return x.mean(axis, keepdims=keepdims)
+
+
+@mean.gradient
+def mean_gradient(g: Any, out: Any, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+    return (np.broadcast_to(_spread(g / _count(x, axis), axis, keepdims), x.shape),)
+
+
+@op(saves="x")
+def var(x: Array, *, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Array:
+    """sum (x - mean)^2 / (n - ddof) over ``axis``.  d/dx = 2 (x - mean) / (n - ddof): d var / d mean is zero."""
+    return x.var(axis, ddof=ddof, keepdims=keepdims)
+
+
+@var.gradient
+def var_gradient(g: Any, out: Any, x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
+    centred = x - np.mean(x, axis=axis, keepdims=True)
+    return (_spread(g * (2 / (_count(x, axis) - ddof)), axis, keepdims) * centred,)
+
+
+@op(saves="x out")
+def max_(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
+    """Largest entry over ``axis``. Tied entries share the gradient equally (as PyTorch's ``amax``)."""
+    return x.max(axis, keepdims=keepdims)
+
+
+@op(saves="x out")
+def min_(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
+    """Smallest entry over ``axis``. Tied entries share the gradient equally."""
+    return x.min(axis, keepdims=keepdims)
+
+
+@max_.gradient
+@min_.gradient
+def extreme_gradient(g: Any, out: Any, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+    chosen = unwrap(x) == _spread(unwrap(out), axis, keepdims)
+    share = (chosen / chosen.sum(axis, keepdims=True)).astype(g.dtype)
+    return (_spread(g, axis, keepdims) * share,)
+
+
+@op(saves="x out")
+def logsumexp(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
+    """log sum e^x over ``axis``, without overflow.  d/dx = softmax(x)."""
+    peak = x.max(axis, keepdims=True)
+    peak = np.where(np.isfinite(peak), peak, 0)  # all -inf: e^-inf, not inf - inf
+    total = np.log(np.exp(x - peak).sum(axis, keepdims=True)) + peak
+    return total if keepdims else total.squeeze(axis)
+
+
+@logsumexp.gradient
+def logsumexp_gradient(g: Any, out: Any, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+    return (_spread(g, axis, keepdims) * np.exp(x - _spread(out, axis, keepdims)),)
+
+
+# NumPy's own names, with NumPy's order of arguments.
+
+
+@implements(np.sum)
+def _np_sum(x: Tensor, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
+    return sum_(x, axis=axis, keepdims=keepdims)
+
+
+@implements(np.mean)
+def _np_mean(x: Tensor, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
+    return mean(x, axis=axis, keepdims=keepdims)
+
+
+@implements(np.var)
+def _np_var(x: Tensor, axis: Axis = None, *, ddof: int = 0, keepdims: bool = False) -> Tensor:
+    return var(x, axis=axis, ddof=ddof, keepdims=keepdims)
+
+
+@implements(np.std)
+def _np_std(x: Tensor, axis: Axis = None, *, ddof: int = 0, keepdims: bool = False) -> Tensor:
+    return var(x, axis=axis, ddof=ddof, keepdims=keepdims).sqrt()
+
+
+@implements(np.max)
+@implements(np.amax)
+def _np_max(x: Tensor, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
+    return max_(x, axis=axis, keepdims=keepdims)
+
+
+@implements(np.min)
+@implements(np.amin)
+def _np_min(x: Tensor, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
+    return min_(x, axis=axis, keepdims=keepdims)
+
+
+@implements(np.linalg.norm)
+def _np_norm(x: Tensor) -> Tensor:
+    """The Frobenius (or Euclidean) norm of all entries; no other norms."""
+    return sum_(x * x).sqrt()

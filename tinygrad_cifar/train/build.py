@@ -1,0 +1,79 @@
+"""From the words of a Config to the things: network, optimiser, schedule, augmentation, data."""
+
+from tinygrad_cifar import nn, optim
+from tinygrad_cifar.data import Cifar10, Split, load_cifar10, load_or_synthesise
+from tinygrad_cifar.data.augment import Augmentation, Compose, RandomHorizontalFlip, RandomShift
+from tinygrad_cifar.data.splits import CLASSES, PIXELS
+from tinygrad_cifar.optim import schedules
+from tinygrad_cifar.train.config import Config
+
+
+def build_model(config: Config) -> nn.Sequential:
+    """The network, with weights drawn from the random stream "init"."""
+    return nn.mlp(
+        [PIXELS, *config.hidden, len(CLASSES)],
+        activation=config.activation,
+        batch_norm=config.batch_norm,
+        dropout=config.dropout,
+        init=config.init,  # type: ignore[arg-type]  # Config has checked the word
+        dtype=config.dtype,
+    )
+
+
+def build_optimizer(config: Config, model: nn.Module) -> optim.Optimizer:
+    """The optimiser; its learning rate is the schedule's business."""
+    parameters = model.parameters()
+    match config.optimizer:
+        case "sgd":
+            form = config.momentum_form
+            return optim.SGD(parameters, 0.0, config.momentum, config.nesterov, form=form)  # type: ignore[arg-type]
+        case "adam":
+            return optim.Adam(parameters, 0.0)
+        case "adamw":
+            return optim.AdamW(parameters, 0.0, weight_decay=config.weight_decay)
+        case "rmsprop":
+            return optim.RMSprop(parameters, 0.0, momentum=config.momentum)
+    return optim.Adagrad(parameters, 0.0)
+
+
+def build_schedule(config: Config, steps_per_epoch: int) -> schedules.Schedule:
+    """The learning rate as a function of the step, for a resolved ``config``."""
+    settings = {name: getattr(config, name) for name in ("lr", "gamma", "k", "every", "eta_min", "eta_max", "n_s")}
+    lr, gamma, k, every, eta_min, eta_max, n_s = settings.values()
+    total = (config.epochs or 0) * steps_per_epoch - config.warm_up
+    schedule: schedules.Schedule
+    match config.schedule:
+        case "exponential":
+            schedule = schedules.exponential(lr, k, gamma, steps_per_epoch)
+        case "step":
+            schedule = schedules.step(lr, every, gamma, steps_per_epoch)
+        case "triangular":
+            schedule = schedules.triangular(eta_min, eta_max, n_s)
+        case "cosine":
+            schedule = schedules.cosine(eta_max, total, eta_min)
+        case "one_cycle":
+            schedule = schedules.one_cycle(eta_max, total)
+        case _:
+            schedule = schedules.constant(lr)
+    return schedules.warm_up(schedule, config.warm_up) if config.warm_up else schedule
+
+
+def build_augmentation(config: Config) -> Augmentation | None:
+    """Flip, then shift, where they are wanted."""
+    steps: list[Augmentation] = []
+    if config.augment_flip:
+        steps.append(RandomHorizontalFlip())
+    if config.augment_shift:
+        steps.append(RandomShift(config.augment_shift))
+    return Compose(steps) if steps else None
+
+
+def load_data(config: Config) -> Cifar10:
+    """CIFAR-10, or the synthetic stand-in where it was asked for or nothing else can be had."""
+    return load_cifar10(synthetic=True) if config.synthetic else load_or_synthesise(config.data)
+
+
+def split_data(config: Config, data: Cifar10) -> tuple[Split, Split]:
+    """The images to train and to validate on."""
+    train, val = data.split(config.split)
+    return (train.subset(config.subset) if config.subset else train), val

@@ -1,0 +1,88 @@
+"""Progress: a bar and a line per epoch in a terminal, the lines alone elsewhere."""
+
+import sys
+import time
+from typing import TextIO
+
+from tinygrad_cifar.optim.schedules import triangular
+from tinygrad_cifar.train.history import Epoch
+from tinygrad_cifar.train.trainer import Average, Trainer, Watcher
+
+EVERY = 20  # steps between two changes of the bar: more often costs time and nobody can read it
+
+
+class Lines(Watcher):
+    """A line per epoch: loss, accuracy, learning rate, time left."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream
+
+    def begin(self, trainer: Trainer, epochs: int, steps_per_epoch: int) -> None:
+        self.last = len(trainer.history) + epochs
+        self.first, self.start = len(trainer.history), time.perf_counter()
+        if isinstance(trainer.schedule, triangular):
+            self.say(cycles_note(trainer.schedule, epochs, steps_per_epoch))
+
+    def epoch(self, trainer: Trainer, row: Epoch) -> None:
+        each = (time.perf_counter() - self.start) / (row.epoch - self.first)
+        self.say(
+            f"epoch {row.epoch:{len(str(self.last))}}/{self.last}  lr {row.lr:.1e}"
+            f"  train loss {row.train_loss:.4f} accuracy {row.train_accuracy:6.2%}"
+            f"  validation loss {row.val_loss:.4f} accuracy {row.val_accuracy:6.2%}"
+            f"  {clock(each * (self.last - row.epoch))} left"
+        )
+
+    def say(self, line: str) -> None:
+        """Print a line."""
+        print(line, file=self.stream or sys.stdout, flush=True)
+
+
+class Bar(Lines):
+    """The same, with a bar that moves below the lines."""
+
+    def begin(self, trainer: Trainer, epochs: int, steps_per_epoch: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.bar = Progress(
+            TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=None), TextColumn("{task.description}"),
+            TimeRemainingColumn(), console=Console(file=self.stream), transient=True, refresh_per_second=4,
+        )  # fmt: skip
+        self.task = self.bar.add_task("", total=trainer.steps + epochs * steps_per_epoch, completed=trainer.steps)
+        self.bar.start()
+        super().begin(trainer, epochs, steps_per_epoch)
+
+    def step(self, trainer: Trainer, measured: Average) -> None:
+        if trainer.steps % EVERY == 0:
+            text = f"lr {trainer.optimizer.lr:.1e}  loss {measured.loss:.3f}  accuracy {measured.accuracy:5.1%}"
+            self.bar.update(self.task, completed=trainer.steps, description=text)
+
+    def end(self, trainer: Trainer) -> None:
+        self.bar.stop()
+
+    def say(self, line: str) -> None:
+        self.bar.console.print(line, highlight=False, soft_wrap=True)
+
+
+def progress(stream: TextIO | None = None) -> Lines:
+    """A watcher for ``Trainer.fit`` that prints to ``stream``, stdout by default: a Bar in a terminal, else Lines."""
+    return Bar(stream) if (stream or sys.stdout).isatty() else Lines(stream)
+
+
+def cycles_note(schedule: triangular, epochs: int, steps_per_epoch: int) -> str:
+    """How many cycles the training makes, and a warning where the last one is incomplete."""
+    cycles = schedule.complete_cycles(epochs, steps_per_epoch, 1)
+    sum_ = f"{epochs} epochs x {steps_per_epoch} steps / (2 x n_s={schedule.n_s})"
+    if cycles == int(cycles):
+        return f"{cycles:.0f} complete cycle{'s' if cycles > 1 else ''} of the learning rate: {sum_}"
+    low, high = int(cycles), int(cycles) + 1
+    return (
+        f"warning: {cycles:.2f} cycles of the learning rate ({sum_}). The last one is incomplete, so training ends at a "
+        f"high rate; {low or high} complete ones need {(low or high) * 2 * schedule.n_s / steps_per_epoch:g} epochs."
+    )
+
+
+def clock(seconds: float) -> str:
+    """``75`` as ``1:15``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02}"
