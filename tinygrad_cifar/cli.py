@@ -9,7 +9,7 @@ import inspect
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -41,10 +41,15 @@ def main() -> None:
 # Settings of a Config as options ---------------------------------------------------------------------------------
 
 
+def _words(name: str, words: Iterable[str]) -> Any:
+    """A choice of words, as typer wants it."""
+    return Enum(name, {word: word for word in words})
+
+
 def _option_type(name: str, kind: Any) -> Any:
     """The type that typer reads: a choice of words, a switch, a number or a text."""
     if name in CHOICES:
-        return Enum(name, {word: word for word in CHOICES[name]})
+        return _words(name, CHOICES[name])
     if kind in (tuple[int, ...], str | float):
         return str
     return kind
@@ -61,7 +66,7 @@ def _setting_options(groups: tuple[str, ...]) -> list[inspect.Parameter]:
                 rich_help_panel=setting.metadata["group"],
                 show_default=False,
             )
-            annotation = Annotated[_option_type(setting.name, kinds[setting.name]) | None, option]
+            annotation = Annotated[_option_type(setting.name, kinds[setting.name]) | None, option]  # type: ignore[valid-type]
             parameters.append(
                 inspect.Parameter(setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
             )
@@ -99,9 +104,12 @@ def with_settings(*groups: str) -> Callable[[Callable[..., None]], Callable[...,
     return decorate
 
 
+Preset = _words("Preset", PRESETS)
+
+
 def _base_options(
     preset: Annotated[
-        Enum("preset", {name: name for name in PRESETS}) | None,  # type: ignore[misc, valid-type]
+        Preset | None,  # type: ignore[valid-type]
         typer.Option(help=f"start from a network of the documents (default {DEFAULT}, if no setting is given)"),
     ] = None,
     config: Annotated[
@@ -140,7 +148,7 @@ def _read(name: str, value: Any) -> Any:
 # Commands --------------------------------------------------------------------------------------------------------
 
 
-@app.command(epilog="Example: tinygrad-cifar train --hidden 50,50 --batch-norm --lam 0.005 --schedule triangular --n-s 2250")
+@app.command(epilog="Example: tinygrad-cifar train --hidden 50,50 --batch-norm --lam 0.005 --schedule triangular")
 @with_settings("Network", "Optimiser", "Schedule", "Data")
 def train(
     config: Config,
@@ -175,13 +183,13 @@ def data(
     """Fetch CIFAR-10 if need be, verify it, and show where it lies and what is in it."""
     import numpy as np
     from rich import print as show
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from tinygrad_cifar.data import load_cifar10
 
     cifar = load_cifar10(path, synthetic=synthetic)
     print(f"{cifar.source}: complete and readable")
-    table = Table("class", "training images", "test images")
+    table = Table("class", Column("training images", justify="right"), Column("test images", justify="right"))
     counts = [np.bincount(split.labels, minlength=len(cifar.classes)) for split in (cifar.train, cifar.test)]
     for name, *numbers in zip(cifar.classes, *counts, strict=True):
         table.add_row(name, *(f"{number:,}" for number in numbers))
@@ -206,12 +214,12 @@ def evaluate(
 ) -> None:
     """Test a trained network: accuracy, accuracy of each class, and a picture of the confusion matrix."""
     from rich import print as show
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from tinygrad_cifar.data import load_cifar10
-    from tinygrad_cifar.train import load_run
     from tinygrad_cifar.train import evaluate as measure
-    from tinygrad_cifar.train.run import evaluation_batches
+    from tinygrad_cifar.train import load_run
+    from tinygrad_cifar.train.runs import evaluation_batches
     from tinygrad_cifar.viz import confusion_matrix, confusion_picture, per_class_accuracy
 
     model, config = load_run(run, best=best)
@@ -220,7 +228,7 @@ def evaluate(
     cifar = load_cifar10(config.data, synthetic=config.synthetic)
     result = measure(model, evaluation_batches(config, cifar, cifar.test))
     matrix = confusion_matrix(result.labels, result.predictions, cifar.classes)
-    table = Table("class", "accuracy")
+    table = Table("class", Column("accuracy", justify="right"))
     for name, accuracy in zip(cifar.classes, per_class_accuracy(matrix), strict=True):
         table.add_row(name, f"{100 * accuracy:.2f} %")
     show(table)
@@ -235,7 +243,7 @@ def evaluate(
 def graph(
     config: Config,
     batch_size: Annotated[int, typer.Option(help="images in the batch that is drawn", min=2)] = 100,
-    out: Annotated[Path, typer.Option(help="the picture: .svg, .png, .pdf, or .dot for its text")] = Path("network.svg"),
+    out: Annotated[Path, typer.Option(help="the picture: .svg, .png, .pdf, or .dot")] = Path("network.svg"),
 ) -> None:
     """Draw the graph of ops that a network records."""
     from tinygrad_cifar import viz
@@ -243,6 +251,7 @@ def graph(
     from tinygrad_cifar.train import build_model
 
     with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         written = viz.save(viz.graph(build_model(config), (batch_size, PIXELS)), out)
     for warning in caught:
         print(warning.message, file=sys.stderr)

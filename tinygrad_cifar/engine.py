@@ -18,7 +18,6 @@ from tinygrad_cifar.tensor import (
     UNCOUNTED,
     Array,
     Node,
-    Spec,
     Tensor,
     _Mode,
     _wrap,
@@ -156,8 +155,8 @@ def _walk(
             gradients = _rule(node, g, parents, create_graph)
             if not isinstance(gradients, tuple | list) or len(gradients) < len(parents):
                 raise GraphError(
-                    f"the gradient rule of {node.op.name} must return a tuple of {len(parents)}: a gradient or None for "
-                    "each input."
+                    f"the gradient rule of {node.op.name} must return a tuple of {len(parents)}: a gradient or None "
+                    "for each input."
                 )
             for i, parent in enumerate(parents):
                 if parent is not None:
@@ -246,8 +245,8 @@ def _through_twin(node: Node, g: Any, parents: Sequence[Place | None]) -> list[A
 
 def _checked(node: Node, i: int, parent: Place, gradient: Any, above: Any) -> Any:
     """What a rule returned for input i, with broadcasting undone, and checked against that input."""
-    shape = parent.shape
-    if getattr(gradient, "dtype", None) != parent.dtype:
+    shape, dtype = parent.shape, getattr(gradient, "dtype", None)
+    if dtype is not parent.dtype and (dtype is None or dtype != parent.dtype):  # NumPy: None == dtype(float)
         raise DtypeError(
             f"{_where(node, i)} the rule returned {getattr(gradient, 'dtype', type(gradient).__name__)}, but the input "
             f"is {parent.dtype}. Keep constants in the rule Python numbers, or convert them: .astype(g.dtype)."
@@ -283,9 +282,9 @@ def _mutation(node: Node) -> MutationError:
     saved = [name for name, save in zip(node.op.inputs, node.op.saves, strict=True) if save]
     saved += ["its result"] * node.op.saves_out
     return MutationError(
-        f"backward through {node.op.name} {node.shape} needs the value of {' and '.join(saved)}, but one was changed in place after "
-        "it was used (by an optimiser step, `t[...] = ...`, or `t += ...` under no_grad). Call backward before "
-        "changing it, or change a clone: t.clone()."
+        f"backward through {node.op.name} {node.shape} needs the value of {' and '.join(saved)}, but one was changed "
+        "in place after it was used (by an optimiser step, `t[...] = ...`, or `t += ...` under no_grad). Call backward "
+        "before changing it, or change a clone: t.clone()."
     )
 
 
@@ -317,8 +316,8 @@ def _hooked(place: Place, g: Any) -> Any:
             continue
         if not isinstance(changed, Tensor) or (changed.shape, changed.dtype) != (place.shape, place.dtype):
             raise GraphError(
-                f"a hook returned {describe(changed)}; it must return None, or a Tensor {place.shape} {place.dtype} that "
-                "replaces the gradient."
+                f"a hook returned {describe(changed)}; it must return None, or a Tensor {place.shape} {place.dtype} "
+                "that replaces the gradient."
             )
         g = changed if isinstance(g, Tensor) else changed.data.copy()
     return g

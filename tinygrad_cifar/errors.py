@@ -39,3 +39,7 @@ class CheckpointError(TinygradCifarError, ValueError):
 
 class ConfigError(TinygradCifarError, ValueError):
     """A setting is unknown, out of range, or contradicts another one."""
+
+
+class CompileError(TinygradCifarError, RuntimeError):
+    """A step does something that a replay could not repeat faithfully."""

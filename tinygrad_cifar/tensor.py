@@ -175,7 +175,7 @@ class Op:
             recorded = any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
             break
         for value in kwargs.values():
-            if isinstance(value, np.generic | Tensor):
+            if isinstance(value, _NEEDS_UNPACKING):
                 kwargs = {name: _argument(self, name, value) for name, value in kwargs.items()}
                 break
         try:
@@ -185,15 +185,17 @@ class Op:
         kept = None
         if self.keeps:
             out, kept = out
-        if type(out) is not np.ndarray:
+        if not isinstance(out, np.ndarray):
             out = np.asarray(out)
         if out.dtype is not dtype:
             _check_precision(self, arrays, out)
         if _Mode.detecting:
             _check_finite(self, inputs, arrays, out)
         result = _wrap(out)
-        if self.view and isinstance(inputs[0], Tensor) and np.may_share_memory(out, inputs[0].data):
-            result.version = inputs[0].version
+        if self.view:
+            for x in inputs:
+                if isinstance(x, Tensor) and np.may_share_memory(out, x.data):
+                    result.version = x.version
         if recorded and _Mode.recording:
             _record(self, inputs, arrays, result, kept, kwargs)
         return result
@@ -227,7 +229,7 @@ def custom_op(forward: Callable[..., Any]) -> Op:
         >>> @cube.gradient
         ... def cube_gradient(g, out, x): return (3 * g * x ** 2,)
     """
-    return Op(forward, custom=True)
+    return Op(forward, custom=True, view=True)  # it may return a view, or its input as it is
 
 
 def implements(numpy: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -293,10 +295,18 @@ def _operand(x: Any, dtype: np.dtype[Any] | None) -> Any:
     elif isinstance(x, bool | int | float):
         return x
     else:
-        x = np.asarray(x) if hasattr(x, "dtype") else np.asarray(x, dtype)
+        if isinstance(x, list | tuple) and _holds_graph(x):
+            raise UnsupportedError("a list of Tensors as operand would lose their gradients; np.stack joins them.")
+        x = np.asarray(x)
     if x.dtype.kind not in "fiub":
         raise DtypeError(f"an operand of dtype {x.dtype} is not a number; Tensors compute with floats and integers.")
     return x if dtype is None or x.dtype == dtype else x.astype(dtype)
+
+
+def _holds_graph(x: Any) -> bool:
+    if isinstance(x, Tensor):
+        return x.requires_grad
+    return isinstance(x, list | tuple) and any(_holds_graph(i) for i in x)
 
 
 def _argument(op: Op, name: str, value: Any) -> Any:
@@ -479,6 +489,12 @@ class Tensor(Operators):
     # In-place changes -----------------------------------------------------------------------------------------
 
     def __setitem__(self, index: Any, value: Operand) -> None:
+        made = self.node.op if self.node else None
+        if _Mode.recording and made and made.view and not made.custom and self.data.base is not None:
+            raise GraphError(
+                f"{describe(self)} is a view: inside the graph what is written to it would not reach the tensor it "
+                "views. Write to that tensor (t[0, 1] = v, not t[0][1] = v), or to a clone: t.clone()."
+            )
         self._write(OPS["setitem"], value, index=unwrap(index))
 
     def __iadd__(self, other: Operand) -> Self:
@@ -505,11 +521,6 @@ class Tensor(Operators):
                 f"{describe(self)} is a leaf that requires a gradient: changing it in place would cut it from its "
                 "own gradient. Change it inside `with no_grad():`, or write `u = t.clone()` and change u."
             )
-        if recorded and self.node is not None and self.node.op.view and self.data.base is not None:
-            raise GraphError(
-                f"{describe(self)} is a view: inside the graph its in-place change would not reach the tensor it views. "
-                "Write to that tensor (t[0, 1] = v, not t[0][1] = v), or change a clone: t.clone()."
-            )
         before = self.alias() if recorded else self.detach()
         result = op(before, value, **kwargs)
         if result.shape != self.shape or result.dtype != self.dtype:
@@ -529,3 +540,6 @@ class Tensor(Operators):
         t = Tensor(self)
         t.node, t.requires_grad = self.node, self.requires_grad
         return t
+
+
+_NEEDS_UNPACKING = (np.generic, Tensor)  # keyword arguments reach a forward as plain values

@@ -71,4 +71,6 @@ def array(values: NDArray[np.uint8], dtype: bytes = b"u1", content: bytes | None
     create = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + string(b"b") + b"\x87R"
     kind = b"cnumpy\ndtype\n" + string(dtype) + b"K\x00K\x01\x87R(K\x03" + string(b"|") + b"NNN" + 2 * integer(-1)
     kind += b"K\x00tb"
-    return create + b"(K\x01" + shape + kind + b"\x89" + string(values.tobytes() if content is None else content) + b"tb"
+    return (
+        create + b"(K\x01" + shape + kind + b"\x89" + string(values.tobytes() if content is None else content) + b"tb"
+    )

@@ -101,7 +101,9 @@ def test_the_cache_comes_before_the_network(empty_cache):
 @given(st.integers(0, SMALL * RECORD - 1))
 def test_a_binary_file_truncated_anywhere(length):
     raw = np.column_stack([CIFAR.test.labels, CIFAR.test.images]).tobytes()
-    with pytest.raises(DataError, match=f"^x.bin: truncated: .* byte {length:,}, in record {length // RECORD}; .*Delete"):
+    with pytest.raises(
+        DataError, match=f"^x.bin: truncated: .* byte {length:,}, in record {length // RECORD}; .*Delete"
+    ):
         cifar10._parse("x.bin", "x.bin", raw[:length])
 
 
@@ -110,7 +112,7 @@ def test_an_archive_truncated_anywhere(layouts, fraction):
     whole = (layouts / f"{BINARY_FOLDER}.tar.gz").read_bytes()
     cut = layouts / "cut.tar.gz"
     cut.write_bytes(whole[: int(fraction * len(whole))])
-    with pytest.raises(DataError, match="cut.tar.gz"):
+    with pytest.raises(DataError, match=r"cut\.tar\.gz"):
         load_cifar10(cut)
 
 
@@ -138,7 +140,9 @@ def test_a_file_truncated_on_disk(binary):
 def test_a_file_that_is_too_long(binary):
     with (binary / "test_batch.bin").open("ab") as file:
         file.write(b"x")
-    with pytest.raises(DataError, match=rf"test_batch.bin: too long: .* byte {SMALL * RECORD:,} .* has {SMALL * RECORD + 1:,}"):
+    with pytest.raises(
+        DataError, match=rf"test_batch.bin: too long: .* byte {SMALL * RECORD:,} .* has {SMALL * RECORD + 1:,}"
+    ):
         load_cifar10(binary)
 
 
@@ -163,7 +167,9 @@ def test_a_wrong_label_in_the_python_layout(python):
     labels[3] = 77
     raw = python2_pickle(Split(CIFAR.test.images, labels))
     (python / "data_batch_4").write_bytes(raw)
-    with pytest.raises(DataError, match=rf"data_batch_4: record 3 \(byte {raw.index(b'K' + bytes([77])):,}\) has the label 77;"):
+    with pytest.raises(
+        DataError, match=rf"data_batch_4: record 3 \(byte {raw.index(b'K' + bytes([77])):,}\) has the label 77;"
+    ):
         load_cifar10(python)
 
 
@@ -172,7 +178,7 @@ def test_a_label_that_is_no_class(python, label):
     raw = python2_pickle(CIFAR.test)
     first = raw.index(b"(", raw.index(b"labels")) + 1
     (python / "test_batch").write_bytes(raw[:first] + label + raw[first + 2 :])
-    with pytest.raises(DataError, match=rf"test_batch: record 0 .*has the label"):
+    with pytest.raises(DataError, match=r"test_batch: record 0 .*has the label"):
         load_cifar10(python)
 
 
@@ -183,7 +189,7 @@ def test_a_pickle_of_another_length(python):
 
 
 def test_a_pickle_of_something_else(python):
-    (python / "data_batch_1").write_bytes((b"\x80\x02]."))
+    (python / "data_batch_1").write_bytes(b"\x80\x02].")
     with pytest.raises(DataError, match="data_batch_1: holds no b'data'"):
         load_cifar10(python)
 
@@ -245,7 +251,8 @@ def test_a_download_lands_in_the_cache_complete_and_alone(layouts, empty_cache, 
 
     def retrieve(url, known_hash, fname, path, downloader):
         asked.update(url=url, known_hash=known_hash)
-        return str((Path(path) / fname).write_bytes((layouts / f"{BINARY_FOLDER}.tar.gz").read_bytes()) and Path(path) / fname)
+        (Path(path) / fname).write_bytes((layouts / f"{BINARY_FOLDER}.tar.gz").read_bytes())
+        return str(Path(path) / fname)
 
     monkeypatch.setattr(pooch, "retrieve", retrieve)
     loaded = load_cifar10()

@@ -20,7 +20,30 @@ from tinygrad_cifar.operators import unwrap
 from tinygrad_cifar.tensor import Array, Node, Op, Tensor, describe, enable_grad
 
 NOISE = 2.0**-50  # 4 eps: rounding noise is imitated a little too large, never too small
+EXTREMES = {"max", "min"}  # their rules look for the result among the inputs: it must stay exact
 LOGARITHMS = {"logsumexp", "log_softmax", "softmax_cross_entropy", "log", "gelu", "erf"}  # round like 1, though near 0
+
+
+class Noise:
+    """Rounding noise: every float off by a relative 4 eps at most.
+
+    With ``keep_ties`` equal numbers get equal noise; else they are torn apart, as rounding may have made them equal.
+    """
+
+    def __init__(self, rng: np.random.Generator, keep_ties: bool = False):
+        self.rng, self.keep_ties = rng, keep_ties
+        self.key = rng.integers(2**63, dtype=np.uint64) * 2 + 1
+
+    def __call__(self, x: Any, absolute: bool = False) -> Any:
+        """x with noise; ``absolute``: as large as that of 1, also where x is near 0."""
+        if not isinstance(x, np.ndarray) or x.dtype != np.float64:
+            return x
+        if self.keep_ties:
+            bits = np.ascontiguousarray(x).view(np.uint64).reshape(x.shape)
+            off = ((bits * self.key >> 11) * 2.0**-52 - 1) * NOISE
+        else:
+            off = self.rng.uniform(-NOISE, NOISE, x.shape)
+        return np.asarray(x + off * (1 + np.abs(x)) if absolute else x * (1 + off))
 
 
 @dataclass
@@ -34,8 +57,10 @@ class Step:
     slot: int
     label: str  # "relu #2": the second relu of the program
 
-    def arguments(self, values: Sequence[Any]) -> list[Any]:
-        return [c if s is None else values[s] for s, c in zip(self.sources, self.constants, strict=True)]
+    def arguments(self, values: Sequence[Any], noise: Noise | None = None) -> list[Any]:
+        """The inputs of the op, given the values of all slots."""
+        constants = [noise(c) for c in self.constants] if noise else self.constants
+        return [c if s is None else values[s] for s, c in zip(self.sources, constants, strict=True)]
 
     def forward(self, arguments: Sequence[Any]) -> Array:
         out = self.op.forward(*arguments, **self.kwargs)
@@ -55,33 +80,29 @@ class Program:
     def __post_init__(self) -> None:
         self.values = self.run()
 
-    def run(self, leaves: Sequence[Array] | None = None, noise: np.random.Generator | None = None) -> list[Array]:
-        """The values of all slots. With ``noise``, every input and result is off by a relative 4 eps at random."""
-        values = [_noisy(x, noise) for x in (self.leaves if leaves is None else leaves)]
+    def run(self, leaves: Sequence[Array] | None = None, noise: Noise | None = None) -> list[Array]:
+        """The values of all slots. With ``noise``, every input and result is a little off."""
+        values = list(self.leaves if leaves is None else leaves)
+        if noise:
+            values = [noise(x) for x in values]
         for step in self.steps:
-            arguments = step.arguments(values)
-            if noise:
-                arguments = [a if s is not None else _noisy(a, noise)
-                             for a, s in zip(arguments, step.sources, strict=True)]  # fmt: skip
-            values.append(_noisy(step.forward(arguments), noise, step.op.name in LOGARITHMS))
+            result = step.forward(step.arguments(values, noise))
+            values.append(noise(result, step.op.name in LOGARITHMS) if noise else result)
         return values
 
-    def gradients(self, upstream: Array, noise: np.random.Generator | None = None) -> list[Array]:
+    def gradients(self, upstream: Array, noise: Noise | None = None) -> list[Array]:
         """The analytic side: what the ops' rules and the engine's walk make of it, per leaf."""
-        leaves = [Tensor(_noisy(x, noise), requires_grad=True) for x in self.leaves]
+        leaves = [Tensor(noise(x) if noise else x, requires_grad=True) for x in self.leaves]
         values: list[Any] = list(leaves)
         with enable_grad():
             for step in self.steps:
-                arguments = step.arguments(values)
-                if noise:
-                    arguments = [a if isinstance(a, Tensor) else _noisy(a, noise) for a in arguments]
-                result = step.op(*arguments, **step.kwargs)
+                result = step.op(*step.arguments(values, noise), **step.kwargs)
                 if noise and result.node is not None:
-                    _disturb(result, noise, step.op.name in LOGARITHMS)
+                    _disturb(result, step, noise)
                 values.append(result)
         if values[self.out].node is None:
             return [np.zeros_like(x) for x in self.leaves]
-        found = grad(values[self.out], leaves, _noisy(upstream, noise), allow_unused=True)
+        found = grad(values[self.out], leaves, noise(upstream) if noise else upstream, allow_unused=True)
         return [g.data for g in found]
 
     def downstream(self, leaf: int) -> list[Step]:
@@ -96,7 +117,9 @@ class Program:
 
     def alone(self, step: Step) -> "Program":
         """A program of this one step, whose leaves are its inputs that are not constant."""
-        names, leaves, sources = [], [], []
+        names: list[str] = []
+        leaves: list[Array] = []
+        sources: list[int | None] = []
         for i, s in enumerate(step.sources):
             sources.append(None if s is None else len(leaves))
             if s is not None:
@@ -126,7 +149,7 @@ def record(f: Callable[[], Any], wrt: dict[str, Tensor]) -> tuple[Program, Tenso
         if any(s is not None for s in sources):
             constants = [_double(a) if s is None else None for a, s in zip(arrays, sources, strict=True)]
             slots[node] = len(wrt) + len(calls)
-            calls.append((op, sources, tuple(constants), {k: _double(v) for k, v in kwargs_of(node).items()}))
+            calls.append((op, sources, tuple(constants), {k: _double(v) for k, v in node.kwargs.items()}))
 
     with enable_grad(), _listening(note):
         result = f()
@@ -137,10 +160,6 @@ def record(f: Callable[[], Any], wrt: dict[str, Tensor]) -> tuple[Program, Tenso
     if out is None:  # a constant as far as wrt is concerned
         return Program(list(wrt), leaves, [], len(leaves), [*leaves, _double(result.data)]), result
     return Program(list(wrt), leaves, *_pruned(calls, len(wrt), out)), result
-
-
-def kwargs_of(node: Node) -> dict[str, Any]:
-    return node.kwargs
 
 
 def _source(x: Any, slots: dict[Node | Tensor, int]) -> int | None:
@@ -163,7 +182,7 @@ def _pruned(calls: list[Any], leaves: int, out: int) -> tuple[list[Step], int]:
             needed.update(s for s in calls[i][1] if s is not None)
     slots = {i: i for i in range(leaves)}
     seen: Counter[str] = Counter()
-    steps = []
+    steps: list[Step] = []
     for i, (op, sources, constants, kwargs) in enumerate(calls):
         if leaves + i in needed:
             slots[leaves + i] = leaves + len(steps)
@@ -200,17 +219,13 @@ def _double(x: Any) -> Any:
     return x
 
 
-def _noisy(x: Any, noise: np.random.Generator | None, absolute: bool = False) -> Any:
-    if noise is None or not isinstance(x, np.ndarray) or x.dtype.kind != "f":
-        return x
-    off = noise.uniform(-NOISE, NOISE, x.shape)
-    return x + off * (1 + np.abs(x)) if absolute else x * (1 + off)
-
-
-def _disturb(result: Tensor, noise: np.random.Generator, absolute: bool) -> None:
-    """Put noise into a recorded result and into what its rule kept, in place: the graph refers to these arrays."""
+def _disturb(result: Tensor, step: Step, noise: Noise) -> None:
+    """Noise for what a rule uses, in place since the graph refers to these arrays, and for the gradient it is given."""
     assert result.node is not None
+    result.register_hook(lambda g: Tensor(noise(g.data)))
+    if step.op.view or step.op.custom or step.op.name in EXTREMES:
+        return
     kept = result.node.kept if isinstance(result.node.kept, tuple) else (result.node.kept,)
     for array in (result.data, *kept):
         if isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.flags.writeable:
-            array[...] = _noisy(array, noise, absolute and array is result.data)
+            array[...] = noise(array, step.op.name in LOGARITHMS and array is result.data)

@@ -98,8 +98,9 @@ class Sequential(Module):
         return Sequential(*chosen) if isinstance(index, slice) else chosen
 
     def forward(self, x: Tensor) -> Tensor:
-        for module in self:
-            x = module(x)
+        for module in vars(self).values():
+            if isinstance(module, Module):
+                x = module(x)
         return x
 
 

@@ -183,7 +183,7 @@ def clip(x: Array, *, min: float | None = None, max: float | None = None) -> Arr
 
 
 @clip.gradient
-def clip_gradient(g: Any, out: Any, x: Any, min: float | None, max: float | None) -> Any:
+def clip_gradient(g: Any, out: Any, x: Any, min: float | None = None, max: float | None = None) -> Any:
     inside = (x >= (-math.inf if min is None else min)) & (x <= (math.inf if max is None else max))
     return (np.where(inside, g, 0),)
 

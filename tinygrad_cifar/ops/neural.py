@@ -19,7 +19,7 @@ from tinygrad_cifar.tensor import Array, Tensor, op
 @op(saves="out")
 def relu(x: Array) -> Array:
     """max(x, 0). At the kink x = 0 the rule gives 0."""
-    return np.maximum(x, 0)
+    return np.maximum(x, x.dtype.type(0))
 
 
 @relu.gradient

@@ -2,13 +2,13 @@
 
 from tinygrad_cifar.train.build import build_model
 from tinygrad_cifar.train.config import Config
-from tinygrad_cifar.train.evaluate import Evaluation, evaluate
+from tinygrad_cifar.train.evaluation import Evaluation, evaluate
 from tinygrad_cifar.train.folder import RunFolder, load_run
 from tinygrad_cifar.train.history import Epoch, History
 from tinygrad_cifar.train.presets import PRESETS
-from tinygrad_cifar.train.progress import progress
-from tinygrad_cifar.train.run import Result, Score, run
+from tinygrad_cifar.train.runs import Result, Score, run
 from tinygrad_cifar.train.trainer import Trainer, Watcher
+from tinygrad_cifar.train.watchers import progress
 
 __all__ = [
     "PRESETS",

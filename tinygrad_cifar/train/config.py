@@ -22,6 +22,9 @@ SCHEDULES: dict[str, frozenset[str]] = {
 }
 """The schedules, and the settings that each of them uses."""
 
+_OWNERS = {"momentum": ("sgd", "rmsprop"), "nesterov": ("sgd",), "weight_decay": ("adamw",)}
+"""The optimisers that have these settings."""
+
 _RIVALS: dict[str, dict[str, Any]] = {
     "epochs": {"cycles": None},
     "cycles": {"epochs": None},
@@ -141,9 +144,9 @@ class Config:
         decays = sum(value is not None for value in (self.gamma, self.k))
         _require(self.schedule != "exponential" or decays == 1, "the schedule 'exponential' needs either gamma or k.")
         _require(self.schedule != "step" or self.every is not None, "the schedule 'step' needs every, as every=10.")
-        for name, takers in (("momentum", ("sgd", "rmsprop")), ("nesterov", ("sgd",)), ("weight_decay", ("adamw",))):
-            fits = not getattr(self, name) or self.optimizer in takers
-            _require(fits, f"{self.optimizer} has no {name}; leave it out, or use {' or '.join(takers)}.")
+        for name, owners in _OWNERS.items():
+            fits = not getattr(self, name) or self.optimizer in owners
+            _require(fits, f"{self.optimizer} has no {name}; leave it out, or use {' or '.join(owners)}.")
         _require(self.momentum > 0 or not self.nesterov, "nesterov needs a momentum above 0, as momentum=0.9.")
         _require(not (self.synthetic and self.data), "synthetic and a path of the data contradict each other.")
 
@@ -168,7 +171,7 @@ class Config:
         """
         steps = images // self.batch_size
         _require(steps > 0, f"batch_size={self.batch_size} makes no batch of {images:,} images; choose a smaller one.")
-        defaults: dict[str, float] = {"lr": 0.01, "eta_min": 1e-5, "eta_max": 0.1, "n_s": 5 * steps}
+        defaults: dict[str, Any] = {"lr": 0.01, "eta_min": 1e-5, "eta_max": 0.1, "n_s": 5 * steps}
         if self.schedule == "step":
             defaults["gamma"] = 0.1
         used = SCHEDULES[self.schedule]
@@ -219,7 +222,8 @@ class Config:
         names = [f.name for f in dataclasses.fields(cls)]
         for name in settings:
             near = difflib.get_close_matches(name, names, 1)
-            _require(name in names, f"no setting is called {name!r}" + (f"; did you mean {near[0]!r}?" if near else "."))
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            _require(name in names, f"no setting is called {name!r}{hint}")
         if isinstance(settings.get("hidden"), list):
             settings["hidden"] = tuple(settings["hidden"])
         return cls(**settings)

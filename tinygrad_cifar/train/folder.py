@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -131,13 +132,11 @@ def _read_weights(file: Path) -> tuple[Weights, Config]:
 
 def environment() -> dict[str, Any]:
     """Versions, processor and threads: what timings, and the last bits of results, depend on."""
-    import tinygrad_cifar
-
     build: Any = np.show_config(mode="dicts")
     blas = build["Build Dependencies"]["blas"]
     threads = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
     return {
-        "tinygrad_cifar": tinygrad_cifar.__version__,
+        "tinygrad_cifar": _version(),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "blas": f"{blas.get('name')} {blas.get('version')}",
@@ -147,6 +146,13 @@ def environment() -> dict[str, Any]:
         "threads": {name: os.environ.get(name) for name in threads},
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def _version() -> str:
+    try:
+        return metadata.version("tinygrad-cifar")
+    except metadata.PackageNotFoundError:
+        return "a checkout that is not installed"
 
 
 def _processor() -> str:

@@ -2,8 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 
 from tinygrad_cifar.errors import CheckpointError
 
@@ -41,46 +40,27 @@ class Epoch:
 COLUMNS = tuple(column.name for column in fields(Epoch))
 
 
-class History(Sequence[Epoch]):
+class History(list[Epoch]):
     """The epochs of a training, in order; ``history.columns()`` is what ``viz.training_curves`` draws."""
-
-    def __init__(self, epochs: Sequence[Epoch] = ()) -> None:
-        self.epochs = list(epochs)
-
-    def __len__(self) -> int:
-        return len(self.epochs)
-
-    def __iter__(self) -> Iterator[Epoch]:
-        return iter(self.epochs)
-
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]
-        return self.epochs[index]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, History) and self.epochs == other.epochs
 
     def __repr__(self) -> str:
         return f"History({len(self)} epochs)"
 
-    def append(self, epoch: Epoch) -> None:
-        """Add the newest epoch."""
-        self.epochs.append(epoch)
-
     @property
     def best(self) -> Epoch | None:
         """The epoch of the highest validation accuracy, the earliest of equals; None before the first."""
-        return max(self.epochs, key=lambda row: row.val_accuracy, default=None)
+        return max(self, key=lambda row: row.val_accuracy, default=None)
 
     def columns(self) -> dict[str, list[float]]:
         """{column: one number per epoch}."""
-        return {name: [getattr(row, name) for row in self.epochs] for name in COLUMNS}
+        return {name: [getattr(row, name) for row in self] for name in COLUMNS}
 
     def to_csv(self) -> str:
         """A table with a header; floats are written so that they are read back exactly."""
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(COLUMNS)
-        table.writerows(astuple(row) for row in self.epochs)
+        table.writerows(astuple(row) for row in self)
         return text.getvalue()
 
     @classmethod
@@ -95,7 +75,7 @@ class History(Sequence[Epoch]):
             raise CheckpointError(f"not a history: the first line must be {','.join(COLUMNS)}.")
         kinds = [column.type for column in fields(Epoch)]
         try:
-            epochs = [Epoch(*(kind(v) for kind, v in zip(kinds, row, strict=True))) for row in rows[1:]]  # type: ignore[operator, misc]
+            epochs = [Epoch(*(kind(v) for kind, v in zip(kinds, row, strict=True))) for row in rows[1:]]  # type: ignore[operator]
         except ValueError as error:
             raise CheckpointError(f"the history has a broken line: {error}.") from error
         return cls(epochs)

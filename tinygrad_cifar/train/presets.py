@@ -6,13 +6,18 @@ PRESETS: dict[str, Config] = {
     "one-layer": Config(hidden=(), init=0.01, lr=0.001, epochs=40, split="batch1"),
     "two-layer": Config(hidden=(50,), lam=0.01, schedule="triangular", n_s=800, cycles=3, split="batch1"),
     "two-layer-momentum": Config(
-        hidden=(50,), lam=1e-4, momentum=0.9, schedule="exponential", lr=0.01714, gamma=0.95, epochs=30, split="all-1000"
+        hidden=(50,),
+        lam=1e-4,
+        momentum=0.9,
+        schedule="exponential",
+        lr=0.01714,
+        gamma=0.95,
+        epochs=30,
+        split="all-1000",
     ),
     "three-layer": Config(lam=0.005, schedule="triangular", n_s=2250, cycles=2),
     "three-layer-bn": Config(batch_norm=True, lam=0.005, schedule="triangular", n_s=2250, cycles=2),
-    "nine-layer": Config(
-        hidden=(50, 30, 20, 20, 10, 10, 10, 10), lam=0.005, schedule="triangular", n_s=2250, cycles=2
-    ),
+    "nine-layer": Config(hidden=(50, 30, 20, 20, 10, 10, 10, 10), lam=0.005, schedule="triangular", n_s=2250, cycles=2),
     "nine-layer-bn": Config(
         hidden=(50, 30, 20, 20, 10, 10, 10, 10), batch_norm=True, lam=0.0041, schedule="triangular", n_s=2250, cycles=3
     ),

@@ -18,7 +18,7 @@ from tinygrad_cifar.errors import NonFiniteError
 from tinygrad_cifar.optim import Optimizer
 from tinygrad_cifar.optim.schedules import Schedule
 from tinygrad_cifar.tensor import Tensor, detect_anomaly
-from tinygrad_cifar.train.evaluate import evaluate
+from tinygrad_cifar.train.evaluation import evaluate
 from tinygrad_cifar.train.history import Epoch, History
 
 Weights = dict[str, NDArray[Any]]
@@ -75,7 +75,8 @@ class Trainer:
         model: (N, features) -> scores (N, classes).
         optimizer: of the model's parameters.
         schedule: step, counted from 0 -> learning rate; without one the optimiser's ``lr`` stays as it is.
-        lam, l2_convention: the penalty, as in ``nn.l2_penalty``.
+        lam: the weight of the L2 penalty.
+        l2_convention: how it is counted, as in ``nn.l2_penalty``.
 
     Attributes:
         steps: updates made so far.
@@ -192,9 +193,7 @@ class Trainer:
         """What the weights as they are add to the loss."""
         return nn.l2_penalty(self.model, self.lam, self.l2_convention).item() if self.lam else 0.0
 
-    def _traced(
-        self, error: NonFiniteError, start: "_Snapshot", train: Batches, val: Batches
-    ) -> NonFiniteError:
+    def _traced(self, error: NonFiniteError, start: "_Snapshot", train: Batches, val: Batches) -> NonFiniteError:
         """The error with its origin: the epoch is the same bit for bit when it is run again, this time watched."""
         start.restore(self, train)
         try:
@@ -207,9 +206,9 @@ class Trainer:
         except NonFiniteError as found:
             origin = f"At step {self.steps + 1} (learning rate {self.optimizer.lr:g}): {found}"
         start.restore(self, train)
+        weights = f"those of the end of epoch {len(self.history)}" if self.history else "the initial ones"
         return NonFiniteError(
-            f"{error} {origin}\nThe weights are again those of the end of epoch {len(self.history)}. Lower the learning "
-            "rate, or warm it up."
+            f"{error} {origin}\nThe weights are {weights} again. Lower the learning rate, or warm it up."
         )
 
     def _check_update(self) -> None:

@@ -72,13 +72,13 @@ def progress(stream: TextIO | None = None) -> Lines:
 def cycles_note(schedule: triangular, epochs: int, steps_per_epoch: int) -> str:
     """How many cycles the training makes, and a warning where the last one is incomplete."""
     cycles = schedule.complete_cycles(epochs, steps_per_epoch, 1)
-    sum_ = f"{epochs} epochs x {steps_per_epoch} steps / (2 x n_s={schedule.n_s})"
+    arithmetic = f"{epochs} epochs x {steps_per_epoch} steps / (2 x n_s={schedule.n_s})"
     if cycles == int(cycles):
-        return f"{cycles:.0f} complete cycle{'s' if cycles > 1 else ''} of the learning rate: {sum_}"
-    low, high = int(cycles), int(cycles) + 1
+        return f"complete cycles of the learning rate: {cycles:.0f} = {arithmetic}"
+    whole = max(round(cycles), 1)
     return (
-        f"warning: {cycles:.2f} cycles of the learning rate ({sum_}). The last one is incomplete, so training ends at a "
-        f"high rate; {low or high} complete ones need {(low or high) * 2 * schedule.n_s / steps_per_epoch:g} epochs."
+        f"warning: {cycles:.2f} cycles of the learning rate = {arithmetic}: the last one is incomplete, so training "
+        f"ends at a high rate. Complete cycles: {whole} in {whole * 2 * schedule.n_s / steps_per_epoch:g} epochs."
     )
 
 

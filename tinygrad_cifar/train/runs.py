@@ -19,7 +19,7 @@ from tinygrad_cifar.train.build import (
     split_data,
 )
 from tinygrad_cifar.train.config import Config
-from tinygrad_cifar.train.evaluate import CHUNK, Evaluation, evaluate
+from tinygrad_cifar.train.evaluation import CHUNK, Evaluation, evaluate
 from tinygrad_cifar.train.folder import RunFolder
 from tinygrad_cifar.train.history import History
 from tinygrad_cifar.train.trainer import Trainer, Watcher
@@ -102,6 +102,8 @@ def run(
     config = config.resolved(len(train))
     if data.is_synthetic:
         config = config.with_settings(synthetic=True)
+    elif config.data:
+        config = config.with_settings(data=data.source)  # complete, so that it runs again from any folder
     random.manual_seed(config.seed)
     model = build_model(config)
     described = _describe(config, model, data, train, val)
@@ -180,7 +182,7 @@ def _numbers(result: Result) -> dict[str, Any]:
 
 
 def _describe(config: Config, model: nn.Module, data: Cifar10, train: Split, val: Split) -> str:
-    settings = "\n".join(f"  {name} = {value}" for name, value in config.changed().items())
+    settings = "\n".join(f"  {name} = {value}" for name, value in (config.changed() | {"seed": config.seed}).items())
     rule = "=" * 78
     warning = f"{rule}\nSYNTHETIC DATA, NOT CIFAR-10: the accuracies say nothing about CIFAR-10.\n{rule}\n"
     return (
@@ -188,7 +190,7 @@ def _describe(config: Config, model: nn.Module, data: Cifar10, train: Split, val
         f"Data: {data.source}\n"
         f"Images: {len(train):,} to train on, {len(val):,} to validate on, {len(data.test):,} to test on\n\n"
         f"{nn.summary(model, (train.images.shape[1],))}\n\n"
-        f"Settings, as far as they differ from the defaults:\n{settings}"
+        f"Settings that differ from the defaults, and the seed:\n{settings}"
     )
 
 

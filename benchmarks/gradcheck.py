@@ -1,0 +1,180 @@
+"""Gradient checkers on trial: ``python -m benchmarks.gradcheck``.
+
+Two ways to be wrong: calling a right gradient wrong (random networks with kinks, dead units, float32, ...), and letting
+a wrong rule pass (the table in ``tests/gradcheck/wrong_rules.py``). The same networks go to this project's checker, to
+``torch.autograd.gradcheck`` and to HIPS autograd's ``check_grads``; the latter two with their default settings.
+
+Dropout masks are frozen for all; without that both peers would alarm at every network that has dropout.
+"""
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmarks import harness
+from benchmarks.gradcheck_peers import Checker, hips_checkers, torch_checkers
+from tests.gradcheck.cases import Case, case
+from tests.gradcheck.wrong_rules import WRONG, WrongRule, installed
+from tinygrad_cifar.gradcheck import GradientReport, check_gradients
+from tinygrad_cifar.gradcheck.random_networks import RandomNetwork
+from tinygrad_cifar.gradcheck.replay import record
+
+EXAMPLES = """\
+  python -m benchmarks.gradcheck                          2,000 right networks, 5 networks for each wrong rule
+  python -m benchmarks.gradcheck --networks 100 --rules 1 a first look
+  python -m benchmarks.gradcheck --networks 0 --rules 20  the wrong rules alone
+  python -m benchmarks.gradcheck --no-peers               this project's checker alone
+"""
+
+PEERS: dict[str, Callable[..., tuple[Checker, Checker]]] = {
+    "torch.autograd.gradcheck": torch_checkers,
+    "HIPS check_grads": hips_checkers,
+}
+OURS = "tinygrad_cifar"
+
+
+def alarms(report: GradientReport) -> bool:
+    """Whether a report says that something is wrong; that nothing was proven is no alarm."""
+    return report.blame is not None or any(p.verdict == "wrong" for p in report.parameters.values())
+
+
+def peers() -> dict[str, Callable[..., tuple[Checker, Checker]]]:
+    """Those that are installed; what is missing is said aloud."""
+    found = {}
+    for name, build in PEERS.items():
+        try:
+            build()
+            found[name] = build
+        except ImportError as error:
+            print(f"SKIPPED {name}: {error}", file=sys.stderr)
+    return found
+
+
+# No false alarm ------------------------------------------------------------------------------------------------------
+
+
+def false_alarms(networks: int, seed: int, others: dict[str, Any]) -> dict[str, Any]:
+    """Right networks, and how often each checker calls one wrong."""
+    rng = np.random.default_rng(seed)
+    checkers = {(name, dtype): build(dtype)[0] for name, build in others.items() for dtype in ("float32", "float64")}
+    alarm: Counter[str] = Counter()
+    entries: Counter[str] = Counter()
+    of = Counter[str]()
+    called_wrong: list[str] = []
+    seconds = 0.0
+    for _ in range(networks):
+        network = RandomNetwork.draw(rng)
+        start = time.perf_counter()
+        report = check_gradients(network.loss, network.model)
+        seconds += time.perf_counter() - start
+        for parameter in report.parameters.values():
+            entries.update(parameter.counts)
+        of[network.dtype] += 1
+        if alarms(report):
+            alarm[f"{OURS} {network.dtype}"] += 1
+            called_wrong.append(repr(network))
+        program, _ = record(network.loss, dict(network.model.named_parameters()))
+        for name in others:
+            for dtype in {network.dtype, "float64"}:
+                what = network.dtype if dtype == network.dtype else "converted"
+                alarm[f"{name} {what}"] += checkers[name, dtype](program)
+    return {
+        "networks": dict(of), "alarms": dict(alarm), "entries": dict(entries), "called_wrong": called_wrong,
+        "seconds_each": seconds / max(1, networks),
+    }  # fmt: skip
+
+
+def print_false_alarms(found: dict[str, Any], others: dict[str, Any]) -> None:
+    of, alarm = found["networks"], found["alarms"]
+
+    def share(name: str, what: str) -> str:
+        total = of.get("float32" if what == "converted" else what, 0)
+        count = alarm.get(f"{name} {what}", 0)
+        return f"{count} of {total} ({100 * count / max(1, total):.1f} %)"
+
+    print("\n## Right networks called wrong\n")
+    rows = [[OURS, share(OURS, "float64"), share(OURS, "float32"), "(converts by itself)"]]
+    rows += [[name, share(name, "float64"), share(name, "float32"), share(name, "converted")] for name in others]
+    header = ["checker", "float64 models", "float32 models", "float32, converted to float64 first"]
+    print(harness.markdown(header, rows))
+    entries = ", ".join(f"{count:,} {verdict}" for verdict, count in found["entries"].items())
+    print(f"\nEntries: {entries}. {1000 * found['seconds_each']:.0f} ms per network.")
+    for text in found["called_wrong"]:
+        print(f"called wrong: {text}")
+
+
+# No miss -------------------------------------------------------------------------------------------------------------
+
+
+def misses(seeds: int, others: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """{rule: {"tried": ..., "blamed": ..., "pattern": ..., checker: how often it raised the alarm}}."""
+    checkers = {name: build()[1] for name, build in others.items()}
+    found: dict[str, dict[str, Any]] = {}
+    for wrong in WRONG:
+        counts: Counter[str] = Counter()
+        for seed in range(seeds):
+            network = case(wrong.op, seed)
+            counts += _try(wrong, network, checkers)
+        found[str(wrong)] = {name: counts[name] for name in ("tried", OURS, "blamed", "named", "pattern", *others)}
+    return found
+
+
+def _try(wrong: WrongRule, network: Case, checkers: dict[str, Checker]) -> Counter[str]:
+    program, _ = record(network.loss, network.parameters)
+    with installed(wrong):
+        report = check_gradients(network.loss, network.parameters)
+        found = Counter({"tried": 1, OURS: int(alarms(report)), "pattern": int(bool(wrong.pattern))})
+        if report.blame:
+            found["blamed"] = int(report.blame.op == wrong.op)
+            found["named"] = int(bool(wrong.pattern) and wrong.pattern in report.blame.pattern)
+        found.update({name: int(check(program)) for name, check in checkers.items()})
+    return found
+
+
+def print_misses(found: dict[str, dict[str, Any]], others: dict[str, Any]) -> None:
+    total: Counter[str] = sum((Counter(counts) for counts in found.values()), Counter())
+
+    def share(name: str, of: str = "tried") -> str:
+        return f"{total[name]} of {total[of]} ({100 * total[name] / max(1, total[of]):.1f} %)"
+
+    print(f"\n## Wrong rules found: {len(found)} rules\n")
+    rows = [[OURS, share(OURS), share("blamed"), share("named", "pattern")]]
+    rows += [[name, share(name), "–", "–"] for name in others]
+    print(harness.markdown(["checker", "found", "right op blamed", "cause named, where it has a name"], rows))
+    columns = [OURS, "blamed", *others]
+    missed = [[rule, *[str(c[name]) for name in columns]] for rule, c in found.items() if any(c[n] < c["tried"] for n in columns)]
+    if missed:
+        print(f"\nNot found by all of them, out of {next(iter(found.values()))['tried']} networks:\n")
+        print(harness.markdown(["rule", *columns], missed))
+
+
+def main() -> None:
+    parser = harness.argparse.ArgumentParser(
+        description=__doc__, epilog="examples:\n" + EXAMPLES, formatter_class=harness.argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--networks", type=int, default=2000, help="right networks (default 2000)")
+    parser.add_argument("--rules", type=int, default=5, metavar="N", help="networks for each wrong rule (default 5)")
+    parser.add_argument("--seed", type=int, default=0, help="of the right networks (default 0)")
+    parser.add_argument("--no-peers", action="store_true", help="this project's checker alone")
+    parser.add_argument("--json", type=harness.Path, metavar="FILE", help="also write every figure there")
+    arguments = parser.parse_args()
+    others = {} if arguments.no_peers else peers()
+    result: dict[str, Any] = {"environment": harness.environment()}
+    print(harness.describe(result["environment"]))
+    if arguments.networks:
+        result["false_alarms"] = false_alarms(arguments.networks, arguments.seed, others)
+        print_false_alarms(result["false_alarms"], others)
+    if arguments.rules:
+        result["misses"] = misses(arguments.rules, others)
+        print_misses(result["misses"], others)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

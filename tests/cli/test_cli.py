@@ -1,0 +1,214 @@
+"""The command line on a small synthetic set: what it writes, what it says, and how it fails."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tinygrad_cifar import cli
+from tinygrad_cifar.data import synthesise
+from tinygrad_cifar.train import PRESETS, Config, load_run
+
+SMALL = ("--synthetic", "--split", "all-200", "--batch-size", "50", "--hidden", "8", "--epochs", "2", "--lr", "0.01")
+
+
+class Shell:
+    """Runs the command line in this process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, stdout, stderr."""
+        self.monkeypatch.setattr(sys, "argv", ["tinygrad-cifar", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        printed = self.capsys.readouterr()
+        if isinstance(end.value.code, str):  # Python prints it to stderr and exits with 1
+            return 1, printed.out, printed.err + end.value.code
+        return end.value.code or 0, printed.out, printed.err
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Shell:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TINYGRAD_CIFAR_DATA", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("tinygrad_cifar.data.cifar10.synthesise", lambda: synthesise(600, 200))
+    return Shell(monkeypatch, capsys)
+
+
+def test_train_then_evaluate(shell: Shell) -> None:
+    code, out, err = shell("train", *SMALL, "--out", "run", "--batch-norm", "--init", "0.1")
+    assert code == 0
+    assert "SYNTHETIC DATA" in out + err
+    assert "Run folder: run" in out
+    _, config = load_run("run")
+    expected = {"hidden": (8,), "batch_norm": True, "init": 0.1, "batch_size": 50, "epochs": 2, "split": "all-200",
+                "synthetic": True}  # fmt: skip
+    assert config.changed() == expected | {"lr": 0.01}
+
+    code, out, _ = shell("evaluate", "run")
+    assert code == 0
+    accuracy = re.search(r"test accuracy\D*([\d.]+) ?%", out)
+    assert accuracy
+    assert re.search(rf"^test .* {re.escape(accuracy[1])} %$", Path("run/summary.txt").read_text(), re.MULTILINE)
+    assert "airplane" in out
+    assert "truck" in out
+    assert Path("run/confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert shell("evaluate", "run/best.safetensors", "--picture", "other.png")[0] == 0
+    assert Path("other.png").exists()
+
+
+def test_a_run_is_run_again_from_its_configuration(shell: Shell) -> None:
+    assert shell("train", *SMALL, "--out", "one")[0] == 0
+    assert shell("train", "--config", "one/config.json", "--out", "two")[0] == 0
+    assert Path("one/model.safetensors").read_bytes() == Path("two/model.safetensors").read_bytes()
+    assert shell("train", "--config", "one/config.json", "--out", "three", "--seed", "1")[0] == 0
+    assert Path("one/model.safetensors").read_bytes() != Path("three/model.safetensors").read_bytes()
+
+
+def test_a_folder_is_found_where_none_is_named(shell: Shell) -> None:
+    code, out, _ = shell("train", *SMALL)
+    assert code == 0
+    (folder,) = Path("runs").iterdir()
+    assert folder.name.endswith("_3072-8-10")
+    assert f"Run folder: {folder}" in out
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_with_other_settings(preset: str) -> None:
+    words = cli._words("Preset", PRESETS)
+    assert cli._config(words(preset), None, {}) == PRESETS[preset]
+    assert cli._config(words(preset), None, {"seed": 7, "hidden": "none"}).hidden == ()
+
+
+def test_without_any_setting_the_default_preset_is_trained() -> None:
+    assert cli._config(None, None, {}) == PRESETS["three-layer-bn"]
+    assert cli._config(None, None, {"hidden": "50"}) == Config(hidden=(50,))
+
+
+def test_data(shell: Shell) -> None:
+    code, out, _ = shell("data", "--synthetic", "--grid", "grid.png", "--count", "20")
+    assert code == 0
+    assert "synthetic, seed 0: complete and readable" in out
+    assert "automobile" in out
+    assert Path("grid.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--hidden", "20,10", "--batch-norm", "--dropout", "0.5"), ("--preset", "sigmoid")]
+)
+def test_graph(shell: Shell, options: tuple[str, ...]) -> None:
+    code, out, _ = shell("graph", *options, "--out", "network.dot")
+    assert code == 0
+    assert "wrote network.dot" in out
+    assert "linear" in Path("network.dot").read_text()
+
+
+def test_graph_without_dot(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    code, out, err = shell("graph", "--hidden", "8", "--out", "network.svg")
+    assert code == 0
+    assert "wrote network.dot" in out
+    assert "dot" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "--lr", "-1"), "lr must be at least 0"),
+        (("train", "--hidden", "50;50"), "--hidden takes widths as 50,50"),
+        (("train", "--init", "big"), "init must be he, xavier or a standard deviation"),
+        (("train", *SMALL, "--split", "half"), "no split is called 'half'"),
+        (("train", *SMALL, "--schedule", "triangular"), "does not use lr"),
+        (("train", *SMALL, "--out", "."), "already there"),
+        (("train", "--data", "nowhere"), "nowhere"),
+        (("train", *SMALL, "--lr", "1e30", "--out", "run"), "the cost of step 2 is"),
+        (("evaluate", "nowhere"), "does not exist. Give the folder of a run"),
+        (("data", "--data", "nowhere"), "nowhere"),
+        (("graph", "--hidden", "8", "--out", "network.xyz"), "no picture format"),
+    ],
+)
+def test_an_error_is_one_message_and_exit_code_1(shell: Shell, arguments: tuple[str, ...], message: str) -> None:
+    Path("file").write_text("")
+    code, _, err = shell(*arguments)
+    assert code == 1
+    assert message in err
+    assert "error: " in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("train", "--no-such-option"), ("train", "--activation", "rely"), ("train", "--epochs", "many"), ("nonsense",),
+     ("train", "--preset", "ten-layer"), ("train", "--config", "nowhere.json"), ("evaluate",)],
+)  # fmt: skip
+def test_a_usage_error_is_exit_code_2(shell: Shell, arguments: tuple[str, ...]) -> None:
+    assert shell(*arguments)[0] == 2
+
+
+@pytest.mark.parametrize("command", ["train", "data", "evaluate", "graph"])
+def test_help_shows_an_example(shell: Shell, command: str) -> None:
+    code, out, _ = shell(command, "--help")
+    assert code == 0
+    assert f"Example: tinygrad-cifar {command}" in out
+
+
+def test_train_and_graph_share_their_options(shell: Shell) -> None:
+    options = {command: set(re.findall(r"--[a-z0-9-]+", shell(command, "--help")[1])) for command in ("train", "graph")}
+    assert {"--hidden", "--activation", "--batch-norm", "--dropout", "--init", "--dtype", "--preset"} <= (
+        options["train"] & options["graph"]
+    )
+    assert {f"--{name.replace('_', '-')}" for name in Config.__dataclass_fields__} <= options["train"]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = """
+import sys
+from tinygrad_cifar.cli import main
+sys.argv = ["tinygrad-cifar", "train", "--help"]
+try:
+    main()
+except SystemExit:
+    print("loaded:", sorted({"matplotlib", "graphviz", "safetensors", "pooch", "optuna", "torch"} & set(sys.modules)))
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "loaded: []"
+
+
+def test_ctrl_c_ends_with_130_and_a_whole_folder(tmp_path: Path) -> None:
+    """A real process and a real signal, sent once the first epoch has been reported."""
+    program = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
+import tinygrad_cifar.data.cifar10 as cifar10
+from tinygrad_cifar.data import synthesise
+cifar10.synthesise = lambda: synthesise(600, 200)
+from tinygrad_cifar.cli import main
+main()
+"""
+    arguments = ["train", *SMALL, "--epochs", "100000", "--out", "run"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch"):
+            process.send_signal(signal.SIGINT)
+            break
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == cli.INTERRUPTED
+    assert "interrupted; what was reached is in run" in err
+    assert "test" in out
+    assert "INTERRUPTED" in (tmp_path / "run" / "summary.txt").read_text()
+    load_run(tmp_path / "run")

@@ -1,0 +1,53 @@
+import io
+
+import pytest
+
+from tinygrad_cifar.data import Cifar10
+from tinygrad_cifar.optim.schedules import triangular
+from tinygrad_cifar.train import Config, progress, run
+from tinygrad_cifar.train.watchers import Bar, Lines, clock, cycles_note
+
+CYCLIC = Config(hidden=(4,), schedule="triangular", n_s=8, cycles=1, batch_size=50, split="all-200")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_elsewhere_there_is_a_line_per_epoch(tiny: Cifar10) -> None:
+    stream = io.StringIO()
+    watcher = progress(stream)
+    assert type(watcher) is Lines
+    result = run(CYCLIC, data=tiny, watchers=(watcher,))
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "complete cycles of the learning rate: 1 = 2 epochs x 8 steps / (2 x n_s=8)"
+    assert [line[:9] for line in lines[1:]] == ["epoch 1/2", "epoch 2/2"]
+    last = result.history[-1]
+    assert f"validation loss {last.val_loss:.4f} accuracy {last.val_accuracy:6.2%}" in lines[2]
+    assert lines[2].endswith("0:00 left")
+
+
+def test_in_a_terminal_there_is_a_bar(tiny: Cifar10, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("tinygrad_cifar.train.watchers.EVERY", 1)
+    stream = Terminal()
+    watcher = progress(stream)
+    assert type(watcher) is Bar
+    run(CYCLIC, data=tiny, watchers=(watcher,))
+    assert "epoch 2/2" in stream.getvalue()
+    assert watcher.bar.tasks[0].completed == 16
+    assert watcher.bar.tasks[0].description.startswith("lr ")
+
+
+def test_an_incomplete_cycle_is_warned_of() -> None:
+    assert cycles_note(triangular(0, 1, 2250), 20, 450).startswith(
+        "complete cycles of the learning rate: 2 = 20 epochs"
+    )
+    note = cycles_note(triangular(0, 1, 2250), 19, 450)
+    assert note.startswith("warning: 1.90 cycles of the learning rate = 19 epochs x 450 steps")
+    assert note.endswith("Complete cycles: 2 in 20 epochs.")
+
+
+def test_clock() -> None:
+    assert [clock(s) for s in (0, 59.6, 75, 3600)] == ["0:00", "1:00", "1:15", "60:00"]

@@ -1,0 +1,146 @@
+"""Gradient checks with a verdict for every entry, and a cause.
+
+``check_gradients`` runs f once and records it. Every op's rule is checked alone, then the gradients as a whole: the
+analytic and the numeric slopes are both taken from the record, in float64. ``verdicts.py`` says what a verdict means.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from tinygrad_cifar.engine import grad
+from tinygrad_cifar.errors import ConfigError, GraphError
+from tinygrad_cifar.gradcheck import blame, reasons
+from tinygrad_cifar.gradcheck.probe import Directions, Entries, Probes
+from tinygrad_cifar.gradcheck.replay import record
+from tinygrad_cifar.gradcheck.report import Blame, GradientReport, ParameterReport
+from tinygrad_cifar.gradcheck.state import preserved
+from tinygrad_cifar.gradcheck.verdicts import Sides, scaled
+from tinygrad_cifar.gradcheck.witness import unrecorded
+from tinygrad_cifar.tensor import Array, Tensor
+
+DIRECTIONS = 8
+
+Wrt = Any  # a Module, {name: Tensor}, [Tensor, ...] or one Tensor
+
+
+def check_gradients(
+    f: Callable[[], Tensor],
+    wrt: Wrt,
+    *,
+    entries: int | Literal["all", "directions"] = "all",
+    order: Literal[1, 2] = 1,
+    seed: int = 0,
+) -> GradientReport:
+    """Compare the gradients of ``f()`` by ``wrt`` with numeric ones, and say which side is wrong and why.
+
+    The result may have any shape: it is weighted with a random gradient from above. Everything is computed in float64
+    from a record of f, so random masks stay what they were; parameters, running averages and random streams are
+    afterwards bit for bit what they were before.
+
+    Args:
+        f: computes a Tensor from the parameters, anew at every call.
+        wrt: what to differentiate by: a Module (all its parameters), {name: Tensor}, a list of Tensors, or one.
+        entries: "all"; a number: that many per parameter, drawn at random; "directions": the slopes along 8 random
+            directions of each parameter instead.
+        order: 2 checks second derivatives as well: the gradient of <gradient of f, v> for a random v.
+        seed: of the gradient from above and of all else that is drawn at random here.
+
+    Raises:
+        GraphError: f does not return a Tensor, its value is not finite, or it uses what was recorded before the call.
+        ConfigError: nothing to differentiate by, or something that cannot be.
+
+    Example:
+        >>> report = check_gradients(lambda: F.cross_entropy(model(x), y), model)
+        >>> assert report.ok, report
+    """
+    parameters = named(wrt)
+    rng = np.random.default_rng(seed)
+    with preserved(f, parameters, wrt), np.errstate(all="ignore"):
+        first = _check(f, parameters, entries, rng)
+        if order == 1 or not first.ok:
+            return first
+        second = _check(_gradient_of(f, parameters, rng), parameters, entries, rng)
+        second.order = 2
+        return second
+
+
+def named(wrt: Wrt) -> dict[str, Tensor]:
+    """The parameters to differentiate by, with the names that the report will use."""
+    if hasattr(wrt, "named_parameters"):
+        found = {name: p for name, p in wrt.named_parameters() if p.requires_grad}
+    elif isinstance(wrt, Mapping):
+        found = dict(wrt)
+    else:
+        tensors = [wrt] if isinstance(wrt, Tensor) else list(wrt)
+        found = {getattr(t, "name", None) or f"[{i}]": t for i, t in enumerate(tensors)}
+    if not found:
+        raise ConfigError("check_gradients: wrt names no tensor that requires a gradient.")
+    for name, t in found.items():
+        if not isinstance(t, Tensor) or not t.requires_grad or not t.is_leaf:
+            raise ConfigError(
+                f"check_gradients: {name} must be a leaf Tensor with requires_grad=True: a parameter, or an input "
+                "made with Tensor(array, requires_grad=True)."
+            )
+    return found
+
+
+def _check(
+    f: Callable[[], Tensor], parameters: dict[str, Tensor], entries: int | str, rng: np.random.Generator
+) -> GradientReport:
+    with preserved(f, parameters):
+        program, result = record(f, parameters)
+    if not np.isfinite(program.values[program.out]).all():
+        raise GraphError("check_gradients: f's value is not finite, so it has no slopes; see tg.detect_anomaly().")
+    upstream = blame.upstream_for(program, rng)
+    weight = float(upstream) if upstream.ndim == 0 else 1.0  # a scalar's gradients are shown as backward gives them
+    local = [fault for step in program.steps for fault in blame.examine(program, step, rng, {})]
+    sides = Sides(program, upstream, rng)
+    reports, suspects = {}, {}
+    for leaf, name in enumerate(program.names):
+        found = sides.examine(leaf, _probes(program.leaves[leaf], entries, rng), bool(local))
+        wrong = np.flatnonzero(found.verdicts == "wrong")
+        if len(wrong) and isinstance(found.probes, Entries):
+            suspects[leaf] = found.probes.where[wrong[:100]]
+        shown = scaled(found, 1 / weight)
+        probe = sides.probe(leaf)
+        why = [*reasons.zeros(probe, shown), *reasons.kinks(probe, shown), *reasons.unresolved(probe, shown)]
+        reports[name] = ParameterReport(name, program.leaves[leaf].shape, shown, why)
+    hidden = unrecorded(f, parameters, program, sides)
+    for name in hidden:
+        reports[name].unrecorded = True
+        reports[name].reasons = ["f depends on it in a way that was not recorded"]
+    if suspects and not local:
+        local = [fault for step in program.steps for fault in blame.examine(program, step, rng, suspects)]
+    faults = [*local, *[Blame("not recorded", name, "f takes its value out of the graph (.data, .numpy(), .detach())")
+                        for name in hidden]]  # fmt: skip
+    if suspects and not faults:
+        faults = [Blame("backward", "", "every op's rule is right alone, but their gradients do not add up")]
+    return GradientReport(reports, faults, dtype=str(result.dtype))
+
+
+def _probes(leaf: Array, entries: int | str, rng: np.random.Generator) -> Probes:
+    if entries == "directions":
+        return Directions(rng.standard_normal((DIRECTIONS, *leaf.shape)))
+    if entries == "all" or int(entries) >= leaf.size:
+        return Entries(np.arange(leaf.size))
+    return Entries(np.sort(rng.choice(leaf.size, int(entries), replace=False)))
+
+
+def _gradient_of(
+    f: Callable[[], Tensor], parameters: dict[str, Tensor], rng: np.random.Generator
+) -> Callable[[], Tensor]:
+    """The function <gradient of <u, f>, v> for random u and v; its own gradient holds f's second derivatives."""
+    tensors = list(parameters.values())
+    vectors = [rng.standard_normal(t.shape) for t in tensors]
+    seed = int(rng.integers(2**31))
+
+    def product() -> Tensor:
+        y = f()
+        above = np.random.default_rng(seed).standard_normal(y.shape).astype(y.dtype)
+        gradients = grad(y, tensors, above, create_graph=True, allow_unused=True)
+        terms = [(g * v.astype(g.dtype)).sum() for g, v in zip(gradients, vectors, strict=True)]
+        return sum(terms[1:], terms[0])
+
+    return product

@@ -1,0 +1,196 @@
+"""The numeric side of a check: slopes of a recorded program, from its forward values alone.
+
+For each leaf the entries (or directions) are changed in batches of copies, see ``stacked``. Where every op on the way
+is analytic, a complex step gives the slopes to all digits. Elsewhere, and wherever it contradicts the analytic value,
+a ladder of shrinking real steps is extrapolated.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tinygrad_cifar.gradcheck import numeric, stacked
+from tinygrad_cifar.gradcheck.kinks import margins
+from tinygrad_cifar.gradcheck.numeric import TINY, Slopes
+from tinygrad_cifar.gradcheck.replay import Noise, Program, Step
+from tinygrad_cifar.gradcheck.sparse import SHORTCUTS, Sparse
+from tinygrad_cifar.tensor import Array
+
+REPLICAS = 8  # how often rounding noise is imitated
+BATCH = 2**16  # numbers in the largest array of a batch of copies: it stays in the cache
+
+
+@dataclass
+class Entries:
+    """Which entries of a leaf are changed, counted row-major: one per copy."""
+
+    where: Array
+
+    def __len__(self) -> int:
+        return len(self.where)
+
+    def __getitem__(self, some: Any) -> "Entries":
+        return Entries(self.where[some])
+
+    def change(self, leaf: Array, delta: complex) -> Any:
+        return Sparse(leaf, self.where, np.full(len(self.where), delta))
+
+    def of(self, gradients: Array) -> Array:
+        """(R, *shape) -> (R, E)."""
+        return gradients.reshape(len(gradients), -1)[:, self.where]
+
+    def index(self, i: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(int(n) for n in np.unravel_index(int(self.where[i]), shape))
+
+
+@dataclass
+class Directions:
+    """Random directions in which the whole leaf is changed: (E, *shape)."""
+
+    vectors: Array
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __getitem__(self, some: Any) -> "Directions":
+        return Directions(self.vectors[some])
+
+    def change(self, leaf: Array, delta: complex) -> Any:
+        return leaf + delta * self.vectors
+
+    def of(self, gradients: Array) -> Array:
+        return gradients.reshape(len(gradients), -1) @ self.vectors.reshape(len(self.vectors), -1).T
+
+    def index(self, i: int, shape: tuple[int, ...]) -> tuple[Any, ...]:
+        return ("direction", i)
+
+
+Probes = Entries | Directions
+
+
+class Probe:
+    """Slopes of <upstream, result> by the entries of one leaf of a program."""
+
+    def __init__(self, program: Program, leaf: int, upstream: Array, noise: Array):
+        self.program, self.leaf, self.upstream, self.noise = program, leaf, upstream, noise
+        self.value = program.values[leaf]
+        self.scale = numeric.scale_of(self.value)
+        self.tiny = float(TINY * 2.0 ** np.round(np.log2(self.scale)))
+        self.steps = program.downstream(leaf)
+        self.reaches = program.out == leaf or any(s.slot == program.out for s in self.steps)
+        self.analytic = stacked.is_analytic(self.steps)
+        self.margins: dict[int, Array] = {}  # of each step with kinks, by its slot
+        for step in self.steps:
+            arguments = step.arguments(program.values)
+            found = margins(step, arguments, [False] * len(arguments))
+            if found is not None:
+                self.margins[step.slot] = found
+        distances = [np.abs(m) for m in self.margins.values()]
+        self.tied = any((d == 0).any() for d in distances)
+        self.near_kinks = any((d <= 1e-6 * d.max(initial=0)).any() for d in distances)
+
+    def batches(self, probes: Probes) -> Iterator[slice]:
+        sizes = [self.program.values[s.slot].size for s in self.steps]
+        sparse = isinstance(probes, Entries) and all(
+            s.op.name in SHORTCUTS and stacked.is_built_in(s) for s in self.steps if self.leaf in s.sources
+        )
+        widest = max([1, *sizes, *([] if sparse else [self.value.size])])
+        count = max(1, min(256, BATCH // widest))
+        return (slice(i, i + count) for i in range(0, len(probes), count))
+
+    def run(self, probes: Probes, delta: complex, watch: stacked.Watch | None = None) -> Array:
+        change = probes.change(self.value, delta)
+        result = stacked.run(self.program, self.leaf, change, self.steps, watch)
+        assert result is not None
+        return result
+
+    def complex_slopes(self, probes: Probes, sign: int = 1) -> Array:
+        """Exact slopes to the right (sign 1) or to the left (-1); they differ only where a unit sits at its kink."""
+        h = sign * self.tiny
+        parts = [self._dot(self.run(probes[b], 1j * h).imag) / h for b in self.batches(probes)]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def slopes(self, probes: Probes) -> Slopes:
+        """Extrapolated slopes with error bars."""
+        parts = [self._slopes(probes[b]) for b in self.batches(probes)]
+        return Slopes(*[np.concatenate([getattr(p, name) for p in parts]) for name in Slopes.__dataclass_fields__])
+
+    def _slopes(self, probes: Probes) -> Slopes:
+        steps = numeric.ladder(self.scale)
+        centre = self.run(probes, 0.0)
+        differences: dict[int, list[Array]] = {1: [], -1: []}
+        clean = np.ones((len(steps), len(probes)), bool)
+        changed = np.zeros(centre.shape, bool)
+        for level, h in enumerate(steps):
+            for sign in (1, -1):
+                difference = self.run(probes, float(sign * h), self._flips(clean[level])) - centre
+                differences[sign].append(self._dot(difference))
+                changed |= difference != 0
+        hidden = ~changed.reshape(len(probes), -1).any(1)  # the change is too small to show
+        changed |= hidden.reshape(-1, *(1,) * (changed.ndim - 1))
+        rounding = np.sqrt(self._sum(changed * (self.upstream * self.noise) ** 2))
+        return numeric.slopes(np.array(differences[1]), np.array(differences[-1]), steps, rounding, clean)
+
+    def flipping(self, probes: Probes, h: float) -> list[list[tuple[Step, tuple[int, ...]]]]:
+        """Per probe the units that are on another side of their kink at x + h or x - h than at x."""
+        found: list[list[tuple[Step, tuple[int, ...]]]] = [[] for _ in range(len(probes))]
+
+        def watch(step: Step, arguments: list[Any], flags: list[bool], out: Array) -> None:
+            for k, *unit in np.argwhere(self._flipped(step, arguments, flags)).tolist():
+                if (step, tuple(unit)) not in found[k]:
+                    found[k].append((step, tuple(unit)))
+
+        for sign in (1, -1):
+            self.run(probes, sign * h, watch)
+        return found
+
+    def vanishing(self, probes: Probes) -> list[tuple[Step, bool] | None]:
+        """Per probe the first step that does not pass the change on, and whether all its inputs change alike."""
+        found: list[tuple[Step, bool] | None] = [None] * len(probes)
+        delta = self.tiny * 1j if self.analytic else 1e-3 * self.scale
+
+        def tangent(x: Array, base: Array) -> Array:
+            change = x.imag / self.tiny if self.analytic else x - base
+            return np.abs(change).reshape(len(x), -1)
+
+        def watch(step: Step, arguments: list[Any], flags: list[bool], out: Array) -> None:
+            bases = step.arguments(self.program.values)
+            before = [tangent(a, b) for a, b, f in zip(arguments, bases, flags, strict=True) if f]
+            after = tangent(out, self.program.values[step.slot]).max(1, initial=0)
+            size = np.max([t.max(1, initial=0) for t in before], axis=0)
+            for k in np.flatnonzero((after <= 1e-11 * size) & (size > 0)):
+                if found[k] is None:
+                    found[k] = step, bool(before[0][k].min() > 0.999 * size[k])
+
+        self.run(probes, delta, watch)
+        return found
+
+    def _flipped(self, step: Step, arguments: list[Any], flags: list[bool]) -> Array:
+        """Per copy and unit, whether it is on another side of its kink than at the unchanged values."""
+        found = margins(step, arguments, flags)
+        if found is None:
+            return np.zeros((0, 0), bool)
+        return np.sign(found) != np.sign(self.margins[step.slot])
+
+    def _flips(self, clean: Array) -> stacked.Watch:
+        def watch(step: Step, arguments: list[Any], flags: list[bool], out: Array) -> None:
+            if step.slot in self.margins:
+                flipped = self._flipped(step, arguments, flags)
+                clean[:] &= ~flipped.reshape(len(flipped), -1).any(1)
+
+        return watch
+
+    def _dot(self, results: Array) -> Array:
+        return results.reshape(len(results), -1) @ self.upstream.ravel()
+
+    def _sum(self, results: Array) -> Array:
+        return results.reshape(len(results), -1).sum(1)
+
+
+def rounding(program: Program, rng: np.random.Generator) -> Array:
+    """How far rounding can move each entry of the program's result: the largest move in several imitations."""
+    exact = program.values[program.out]
+    noisy = [program.run(noise=Noise(rng))[program.out] for _ in range(REPLICAS)]
+    return np.max([np.abs(x - exact) for x in noisy], axis=0)

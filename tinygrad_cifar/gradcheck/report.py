@@ -1,0 +1,209 @@
+"""What a gradient check found: to print, to paste into an assignment, to read by a program."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tinygrad_cifar.gradcheck.verdicts import Findings
+from tinygrad_cifar.tensor import Array
+
+VERDICTS = ("agree", "zero", "kink", "unresolved", "wrong")
+COLUMNS = ("parameter", "shape", "verdict", "entries", "worst entry", "analytic", "numeric", "error bar", "mean |a-n|",
+           "max |a-n|/(|a|+|n|)", "allclose 1e-7")  # fmt: skip
+
+
+@dataclass
+class Blame:
+    """The op that is at fault: its name, the input whose gradient is wrong, and what the error looks like."""
+
+    op: str
+    input: str
+    pattern: str
+    label: str = ""  # "batch_norm #2": which of them
+
+    def __str__(self) -> str:
+        where = f"{self.label or self.op}, gradient of its input {self.input}" if self.input else self.op
+        return f"{where}: {self.pattern}"
+
+
+@dataclass
+class ParameterReport:
+    """The findings on one parameter."""
+
+    name: str
+    shape: tuple[int, ...]
+    findings: Findings
+    reasons: list[str] = field(default_factory=list)
+    unrecorded: bool = False  # f depends on it in a way that was not recorded, so its gradient is incomplete
+
+    @property
+    def analytic(self) -> Array:
+        """Backprop's values of the entries that were checked."""
+        return self.findings.analytic
+
+    @property
+    def numeric(self) -> Array:
+        """The numeric values of the same entries."""
+        return self.findings.numeric
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many entries have which verdict."""
+        found = Counter(self.findings.verdicts.tolist())
+        return {v: found[v] for v in VERDICTS if found[v]}
+
+    @property
+    def verdict(self) -> str:
+        """"wrong" or "kink" if a single entry is; else the commoner of "agree" and "unresolved"; else "zero"."""
+        counts = self.counts
+        if self.unrecorded or "wrong" in counts:
+            return "wrong"
+        if "kink" in counts:
+            return "kink"
+        return max(("agree", "unresolved"), key=lambda v: counts.get(v, 0)) if set(counts) - {"zero"} else "zero"
+
+    @property
+    def worst(self) -> int:
+        """The position of the entry that is farthest off, measured in error bars; a wrong one if there is one."""
+        f = self.findings
+        off = np.abs(f.analytic - f.numeric) / np.where(f.error > 0, f.error, 1)
+        rank = np.select([f.verdicts == v for v in ("wrong", "kink", "agree", "unresolved")], [4, 3, 2, 1], 0)
+        off = np.where(np.isnan(off), np.inf, off)
+        return int(np.lexsort((off, rank))[-1]) if len(off) else 0
+
+    def metrics(self, eps: float = 1e-12) -> dict[str, Any]:
+        """The measures that assignments ask for, over the checked entries.
+
+        ``mean_absolute`` is mean |a - n|; ``normed`` is that over max(|a| + |n|); ``max_relative`` is the largest
+        |a - n| / max(eps, |a| + |n|), ``allclose`` whether all |a - n| <= 1e-7.
+        """
+        if not len(self.analytic):
+            return {"mean_absolute": 0.0, "normed": 0.0, "max_relative": 0.0, "allclose": True}
+        off, size = np.abs(self.analytic - self.numeric), np.abs(self.analytic) + np.abs(self.numeric)
+        return {
+            "mean_absolute": float(off.mean()),
+            "normed": float(off.mean() / size.max()) if size.max() > 0 else 0.0,
+            "max_relative": float((off / np.maximum(eps, size)).max()),
+            "allclose": bool(np.allclose(self.analytic, self.numeric, rtol=0, atol=1e-7)),
+        }
+
+    def row(self) -> list[str]:
+        f, m = self.findings, self.metrics()
+        counts = " ".join(f"{n} {v}" for v, n in self.counts.items())
+        start = [self.name, str(self.shape), self.verdict, counts]
+        if not len(f.analytic):
+            return [*start, *["–"] * (len(COLUMNS) - len(start))]
+        i = self.worst
+        index = ", ".join(str(n) for n in f.probes.index(i, self.shape))
+        return [
+            *start, f"[{index}]", f"{f.analytic[i]:.8g}", f"{f.numeric[i]:.8g}", f"{f.error[i]:.1e}",
+            f"{m['mean_absolute']:.2e}", f"{m['max_relative']:.2e}", str(m["allclose"]),
+        ]  # fmt: skip
+
+    def as_dict(self) -> dict[str, Any]:
+        f, i = self.findings, self.worst
+        worst: dict[str, Any] | None = None
+        if len(f.analytic):
+            values = {"analytic": f.analytic[i], "numeric": f.numeric[i], "error_bar": f.error[i]}
+            values |= {"left": f.left[i], "right": f.right[i]}
+            worst = {"index": list(f.probes.index(i, self.shape)), "verdict": str(f.verdicts[i])}
+            worst |= {k: float(v) if np.isfinite(v) else str(v) for k, v in values.items()}
+        return {
+            "shape": list(self.shape), "verdict": self.verdict, "counts": self.counts, "worst": worst,
+            "reasons": self.reasons, "metrics": self.metrics(),
+        }  # fmt: skip
+
+
+@dataclass
+class GradientReport:
+    """The result of ``check_gradients``. ``print(report)`` shows it; ``assert report.ok, report`` tests it."""
+
+    parameters: dict[str, ParameterReport]
+    faults: list[Blame]
+    order: int = 1
+    dtype: str = "float64"
+
+    @property
+    def ok(self) -> bool:
+        """Nothing is wrong, and at least one entry proves it."""
+        return not self.faults and not self._count("wrong") and self._count("agree") + self._count("kink") > 0
+
+    @property
+    def blame(self) -> Blame | None:
+        """The first wrong op, in the order in which f computes; None if no op is at fault."""
+        return self.faults[0] if self.faults else None
+
+    @property
+    def proven(self) -> float:
+        """The share of the checked entries that prove something: that agree, or lie between the slopes of a kink."""
+        total = sum(len(p.analytic) for p in self.parameters.values())
+        return (self._count("agree") + self._count("kink")) / max(1, total)
+
+    def _count(self, verdict: str) -> int:
+        return sum(p.counts.get(verdict, 0) + (verdict == "wrong" and p.unrecorded) for p in self.parameters.values())
+
+    @property
+    def headline(self) -> str:
+        """One line: the outcome and what it rests on."""
+        total = sum(len(p.analytic) for p in self.parameters.values())
+        idle = f"{100 * (1 - self.proven):.0f} % of {total} entries prove nothing (zero or unresolved)"
+        subject = "gradients" if self.order == 1 else "second derivatives"
+        if self.blame:
+            return f"WRONG {subject}. {self.blame}"
+        if self._count("wrong"):
+            return f"WRONG {subject}: {self._count('wrong')} of {total} entries"
+        if not self.ok:
+            return f"NOTHING PROVEN about the {subject}: {idle}"
+        warning = f", but {idle}" if self.proven < 0.5 else f"; {idle}" if self.proven < 1 else ""
+        return f"{subject} agree in {self._count('agree') + self._count('kink')} of {total} entries{warning}"
+
+    def _notes(self) -> list[str]:
+        notes = [f"{p.name}: {reason}" for p in self.parameters.values() for reason in p.reasons]
+        return notes + [f"also wrong: {fault}" for fault in self.faults[1:]]
+
+    def __str__(self) -> str:
+        rows = [list(COLUMNS), *[p.row() for p in self.parameters.values()]]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([self.headline, "", *lines, *([""] if self._notes() else []), *self._notes()])
+
+    def to_markdown(self) -> str:
+        """A Markdown table, with the headline above and the reasons below."""
+        rows = [COLUMNS, ["---"] * len(COLUMNS), *[p.row() for p in self.parameters.values()]]
+        table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+        return "\n".join([f"**{self.headline}**", "", *table, "", *[f"- {note}" for note in self._notes()]]).rstrip()
+
+    def to_json(self) -> str:
+        """Everything but the single entries, as JSON."""
+        return json.dumps(
+            {
+                "ok": self.ok, "headline": self.headline, "proven": self.proven, "order": self.order, "dtype": self.dtype,
+                "blame": None if self.blame is None else vars(self.blame), "faults": [vars(b) for b in self.faults],
+                "parameters": {name: p.as_dict() for name, p in self.parameters.items()},
+            },
+            indent=2,
+        )  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        rows = [[f"<td>{escape(cell)}</td>" for cell in p.row()] for p in self.parameters.values()]
+        head = "".join(f"<th>{escape(c)}</th>" for c in COLUMNS)
+        body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self._notes())
+        return f"<p><b>{escape(self.headline)}</b></p><table><tr>{head}</tr>{body}</table><ul>{notes}</ul>"
+
+    def __rich__(self) -> Any:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        colours = {"agree": "green", "zero": "cyan", "kink": "yellow", "unresolved": "magenta", "wrong": "bold red"}
+        table = Table(*COLUMNS)
+        for p in self.parameters.values():
+            table.add_row(*p.row(), style=colours[p.verdict])
+        title = Text(self.headline, style="bold green" if self.ok else "bold red")
+        return Group(title, table, *[Text(note) for note in self._notes()])

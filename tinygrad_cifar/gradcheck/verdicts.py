@@ -1,0 +1,155 @@
+"""Both sides of one leaf, entry by entry, and the verdict on each.
+
+    agree        the analytic value lies within the numeric one's error bar, and the bar is narrow
+    zero         both are zero as far as rounding can tell
+    kink         f has a kink here, and the analytic value lies between the slopes to its left and right
+    unresolved   the error bar is too wide to say
+    wrong        the analytic value lies outside of the error bar
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tinygrad_cifar.gradcheck.kinks import has_ties
+from tinygrad_cifar.gradcheck.probe import REPLICAS, Probe, Probes, rounding
+from tinygrad_cifar.gradcheck.replay import Noise, Program
+from tinygrad_cifar.tensor import Array
+
+NARROW = 1e-3  # an error bar of at most this share of the value tells something
+EXACT = 2.0**-43  # rounding of a complex step relative to its value
+UNDERFLOW = 1e-230  # float64 ends at 1e-308, and a complex step is 1e-60
+BLOCK = 1024  # so many doubtful entries get a second opinion at a time
+SAME = 1e-9  # slopes to the left and right that differ by less, relatively, are one
+
+
+@dataclass
+class Findings:
+    """What is known of E entries of a leaf (or directions in it): arrays of shape (E,)."""
+
+    probes: Probes
+    analytic: Array
+    numeric: Array
+    error: Array  # the error bar of analytic - numeric
+    left: Array
+    right: Array
+    verdicts: Array
+
+
+class Sides:
+    """A program's analytic gradients by all leaves, and the rounding noise of both sides."""
+
+    def __init__(self, program: Program, upstream: Array, rng: np.random.Generator):
+        self.program, self.upstream = program, upstream
+        self.noise = rounding(program, rng)
+        ties = has_ties(program)
+        self.raised = ""
+        try:
+            runs = [program.gradients(upstream)] + [program.gradients(upstream, Noise(rng, ties)) for _ in range(REPLICAS)]
+        except Exception as error:  # a user's rule may raise anything: that is a finding, not a failure of the check
+            self.raised = f"{type(error).__name__}: {error}"
+            runs = [[np.full_like(x, np.nan) for x in program.leaves]]
+        self.gradients = [np.stack(g) for g in zip(*runs, strict=True)]
+
+    def probe(self, leaf: int) -> Probe:
+        return Probe(self.program, leaf, self.upstream, self.noise)
+
+    def examine(self, leaf: int, probes: Probes, faulty: bool = False) -> Findings:
+        """The verdicts on one leaf.
+
+        ``faulty``: whether a rule is known to be wrong. It decides where several units sit at their kinks at once:
+        there a correct gradient, a mixture of sides, may lie outside of the slopes to the left and right.
+        """
+        probe = self.probe(leaf)
+        runs = probes.of(self.gradients[leaf])
+        analytic, blur = runs[0], 8 * np.abs(runs[1:] - runs[0]).max(0, initial=0) + UNDERFLOW
+        if not probe.reaches:
+            zeros = np.zeros(len(probes))
+            return Findings(probes, analytic, zeros, zeros, zeros, zeros, _smooth(analytic, zeros, zeros, zeros))
+        if not probe.analytic:
+            return _excused(probe, _climbed(probe, probes, analytic, blur), faulty)
+        found = _stepped(probe, probes, analytic, blur)
+        doubtful = np.flatnonzero(np.isin(found.verdicts, ["wrong", "unresolved"]))
+        for start in range(0, 0 if self.raised else len(doubtful), BLOCK):
+            some = doubtful[start : start + BLOCK]
+            _merge(found, some, _climbed(probe, probes[some], analytic[some], blur[some], _part(found, some)))
+            if np.mean(found.verdicts[some] == "wrong") > 0.9:
+                break  # nothing to rescue: the complex steps were right about the others, too
+        return _excused(probe, found, faulty)
+
+
+def _stepped(probe: Probe, probes: Probes, analytic: Array, blur: Array) -> Findings:
+    """The verdicts by complex steps."""
+    right = probe.complex_slopes(probes)
+    left = probe.complex_slopes(probes, -1) if probe.tied else right
+    size = np.maximum(np.abs(left), np.abs(right))
+    error = blur + EXACT * np.maximum(size, np.abs(analytic))
+    verdicts = _smooth(analytic, blur, right, error)
+    kinked = np.abs(left - right) > SAME * size
+    verdicts[kinked] = np.where(_between(analytic, left, right, SAME * size), "kink", "wrong")[kinked]
+    return Findings(probes, analytic, right, error, left, right, verdicts)
+
+
+def _climbed(
+    probe: Probe, probes: Probes, analytic: Array, blur: Array, exact: Findings | None = None
+) -> Findings:
+    """The verdicts by a ladder of real steps; where ``exact`` complex steps were taken, they decide within its bars."""
+    s = probe.slopes(probes)
+    error = s.error + blur
+    verdicts = _smooth(analytic, blur, s.value, error)
+    found = Findings(probes, analytic, s.value, error, s.left, s.right, verdicts)
+    if exact is not None:
+        decided = np.abs(exact.numeric - s.value) <= error
+        _merge(found, decided, _part(exact, decided))
+    rough = ~np.isfinite(s.error)
+    gap = s.left_error + s.right_error
+    same = rough & (np.abs(s.left - s.right) <= gap)
+    found.numeric = np.where(rough, np.where(s.left_error < s.right_error, s.left, s.right), found.numeric)
+    found.error = np.where(rough, np.minimum(s.left_error, s.right_error) + blur, found.error)
+    verdicts = found.verdicts
+    verdicts[same] = _smooth(analytic, blur, found.numeric, found.error)[same]
+    kinked = rough & ~same
+    verdicts[kinked] = np.where(_between(analytic, s.left, s.right, gap), "kink", "wrong")[kinked]
+    verdicts[~np.isfinite(gap) & rough] = "unresolved"
+    return found
+
+
+def _excused(probe: Probe, found: Findings, faulty: bool) -> Findings:
+    """Where several units flip at once, a mixture of their sides is as right as the slopes to the left and right."""
+    wrong = np.flatnonzero(found.verdicts == "wrong")
+    if len(wrong) and not faulty and probe.near_kinks:
+        for batch in probe.batches(found.probes[wrong]):
+            flips = probe.flipping(found.probes[wrong[batch]], 1e-7 * probe.scale)
+            found.verdicts[wrong[batch]] = ["kink" if len(units) > 1 else "wrong" for units in flips]
+    return found
+
+
+def _smooth(analytic: Array, blur: Array, numeric: Array, error: Array) -> Array:
+    """The verdicts where f is smooth. ``blur`` is how much of the analytic value may be rounding."""
+    within = np.abs(analytic - numeric) <= error
+    zero = (np.abs(analytic) <= blur) & (np.abs(numeric) <= error)
+    narrow = error <= NARROW * np.maximum(np.abs(analytic), np.abs(numeric))
+    unknown = ~np.isfinite(numeric) | np.isinf(error)
+    cases = [unknown, within & zero, within & narrow, within]
+    return np.select(cases, ["unresolved", "zero", "agree", "unresolved"], "wrong").astype("<U10")
+
+
+def _between(x: Array, one: Array, other: Array, slack: Array) -> Array:
+    return (np.minimum(one, other) - slack <= x) & (x <= np.maximum(one, other) + slack)
+
+
+def _part(found: Findings, some: Any) -> Findings:
+    return Findings(*[getattr(found, name)[some] for name in Findings.__dataclass_fields__])
+
+
+def _merge(found: Findings, some: Array, part: Findings) -> None:
+    for name in ("numeric", "error", "left", "right", "verdicts"):
+        getattr(found, name)[some] = getattr(part, name)
+
+
+def scaled(found: Findings, factor: float) -> Findings:
+    """All values times ``factor``."""
+    names = ("analytic", "numeric", "left", "right")
+    values: dict[str, Any] = {name: getattr(found, name) * factor for name in names}
+    return replace(found, error=found.error * abs(factor), **values)
