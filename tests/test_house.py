@@ -17,7 +17,7 @@ FLOORS = [
     {"errors", "random", "operators", "tensor"},
     {"ops"},
     {"engine"},
-    {"gradcheck", "compile", "nn", "optim"},
+    {"gradcheck", "compile", "compiler", "nn", "optim"},
     {"data"},
     {"train", "viz"},
     {"recipes", "search", "report"},

@@ -10,11 +10,11 @@ from tinygrad_cifar.tensor import Tensor, custom_op, detect_anomaly, enable_grad
 
 __version__ = "0.1.0"
 
-_ROOMS = {"nn", "optim", "data", "train", "viz", "gradcheck"}
+_ROOMS = {"nn", "optim", "data", "train", "viz", "gradcheck", "compiler"}
 
 __all__ = [
-    "Tensor", "backward", "custom_op", "detect_anomaly", "enable_grad", "errors", "grad", "hvp", "is_recording",
-    "jacobian", "manual_seed", "no_grad", *sorted(_ROOMS),
+    "Tensor", "backward", "check_gradients", "compile", "custom_op", "detect_anomaly", "enable_grad", "errors", "grad",
+    "hvp", "is_recording", "jacobian", "manual_seed", "no_grad", *sorted(_ROOMS),
 ]  # fmt: skip
 
 
@@ -22,4 +22,8 @@ def __getattr__(name: str) -> Any:
     """The other rooms are imported when they are first used, so that the core stays quick to import."""
     if name in _ROOMS:
         return importlib.import_module(f"tinygrad_cifar.{name}")
+    if name == "compile":
+        return importlib.import_module("tinygrad_cifar.compiler").compile
+    if name == "check_gradients":
+        return importlib.import_module("tinygrad_cifar.gradcheck").check_gradients
     raise AttributeError(f"module 'tinygrad_cifar' has no attribute {name!r}")

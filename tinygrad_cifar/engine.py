@@ -69,6 +69,11 @@ def grad(
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     above = grad_outputs if isinstance(grad_outputs, list | tuple) else [grad_outputs] * len(outputs)
+    if len(above) != len(outputs):
+        raise ShapeError(
+            f"grad: {len(outputs)} outputs, but {len(above)} grad_outputs. A list means one for each output; for a "
+            "single output give an array."
+        )
     seeds = [(y, _seed(y, g)) for y, g in zip(outputs, above, strict=True)]
     for x in inputs:
         if not x.requires_grad:

@@ -42,6 +42,9 @@ class Operators:
         """A Tensor outside every graph."""
         raise NotImplementedError
 
+    def __setitem__(self, index: Any, value: Operand) -> None:
+        raise NotImplementedError
+
     # NumPy's protocols ----------------------------------------------------------------------------------------
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Any:
@@ -242,7 +245,7 @@ def _assign(out: Any, result: Any) -> Any:
     """``np.add(a, b, out=t)``: write the result into ``t``, as ``t[...] = result`` would."""
     if not isinstance(out, Operators):
         raise UnsupportedError("out= must be a Tensor when an operand is one; an ndarray would lose the graph.")
-    out.__setitem__(..., result)
+    out[...] = result
     return out
 
 

@@ -313,7 +313,8 @@ def _argument(op: Op, name: str, value: Any) -> Any:
     """A keyword argument as the forward takes it: NumPy's scalars as Python's, which leave float32 alone."""
     if isinstance(value, Tensor):
         if value.requires_grad:
-            raise UnsupportedError(f"{op.name}: no gradient flows through {name}=. Pass it as {name}=t.detach().")
+            cure = "Give it by position." if name in op.inputs else f"Pass {name}=t.detach()."
+            raise UnsupportedError(f"{op.name}: no gradient flows through {name}=. {cure}")
         value = value.data
     return value.item() if isinstance(value, np.generic) else value
 
@@ -451,6 +452,10 @@ class Tensor(Operators):
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
         return np.array(self.data, dtype, copy=copy)
+
+    def __format__(self, spec: str) -> str:
+        """``f"{loss:.4f}"`` formats the number; without a spec, and for more than a number, it is ``str``."""
+        return format(self.data[()], spec) if spec and self.ndim == 0 else format(str(self), spec)
 
     def __bool__(self) -> bool:
         return bool(self.data)

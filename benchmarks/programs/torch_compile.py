@@ -1,4 +1,4 @@
-"""The PyTorch step under torch.compile (Inductor)."""
+"""The PyTorch step, all of it under torch.compile (Inductor)."""
 
 import shutil
 
@@ -15,14 +15,13 @@ def program(network: Network) -> Program:
         raise SkipProgramError("torch.compile needs a C++ compiler")
     model = model_of(network)
     optimizer = OPTIMIZERS[network.optimizer](model.parameters(), lr=network.learning_rate)
-    loss_of = torch.compile(lambda x, labels: F.cross_entropy(model(x), labels))
-    update = torch.compile(optimizer.step)
 
+    @torch.compile
     def step(x, labels):
         optimizer.zero_grad()
-        loss = loss_of(x, labels)
+        loss = F.cross_entropy(model(x), labels)
         loss.backward()
-        update()
+        optimizer.step()
         return loss
 
     return Program(step, prepare)

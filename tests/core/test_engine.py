@@ -369,6 +369,16 @@ def test_no_grad_enable_grad_and_detach() -> None:
     assert array(x.grad) == [4, 8]
 
 
+def test_no_grad_decorates_functions() -> None:
+    @tg.no_grad()
+    def evaluate(x: Tensor) -> Tensor:
+        return x * 2
+
+    assert not evaluate(leaf(1.0)).requires_grad
+    assert not evaluate(leaf(1.0)).requires_grad
+    assert tg.is_recording()
+
+
 def test_no_grad_ends_with_an_exception() -> None:
     with pytest.raises(ZeroDivisionError), tg.no_grad():
         1 / 0  # noqa: B018
@@ -908,3 +918,7 @@ def test_unsupported_arguments_say_so() -> None:
     x = leaf(1.0, 2.0)
     with pytest.raises(UnsupportedError, match=r"no gradient flows through targets=.*detach"):
         OPS["binary_cross_entropy_with_logits"](x, targets=leaf(0.0, 1.0))
+    with pytest.raises(UnsupportedError, match=r"no gradient flows through bias=.*by position"):
+        OPS["linear"](x, leaf(*range(4)).reshape(2, 2), bias=x)
+    with pytest.raises(ShapeError, match=r"1 outputs, but 2 grad_outputs.*give an array"):
+        tg.grad(x * 2, x, [1.0, 1.0])

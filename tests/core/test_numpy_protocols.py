@@ -241,6 +241,15 @@ def test_conversion_to_arrays() -> None:
     assert max(Tensor(1.0), Tensor(2.0)).item() == 2
 
 
+def test_numpys_own_assertions_take_tensors() -> None:
+    t = Tensor(A, requires_grad=True)
+    np.testing.assert_allclose(t, A)
+    np.testing.assert_array_equal(A, t)
+    with pytest.raises(AssertionError):
+        np.testing.assert_allclose(t, A + 1)
+    assert np.allclose(t, t)
+
+
 def test_mixed_precision_is_refused_here_too() -> None:
     t = Tensor(A.astype(np.float32), requires_grad=True)
     for call in (lambda: A + t, lambda: np.maximum(t, A), lambda: np.stack([t, A]), lambda: np.where(A > 1, t, A)):

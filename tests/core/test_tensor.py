@@ -92,6 +92,11 @@ def test_repr() -> None:
     assert describe(1.5) == "1.5"
 
 
+def test_format() -> None:
+    assert f"{Tensor(0.25):.1%} {Tensor(3):03d} {Tensor(2.0)}" == "25.0% 003 Tensor(2.)"
+    assert f"{Tensor([1.0, 2.0])!s:>20}" == "    Tensor([1., 2.])"
+
+
 def test_iteration_and_membership() -> None:
     t = leaf([[1.0, 2.0], [3.0, 4.0]])
     a, b = t

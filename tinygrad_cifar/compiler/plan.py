@@ -38,7 +38,7 @@ def _needed(instructions: list[Instruction], kept: set[Root]) -> list[Instructio
 
 def _temporary(root: Root) -> bool:
     """Whether the program itself makes the memory, so that nobody else sees it."""
-    return root.kind in ("planned", "made", "constant")
+    return root.kind in ("planned", "bound", "constant")
 
 
 def _writes(instructions: Iterable[Instruction]) -> Counter[Root]:
@@ -135,7 +135,7 @@ def _guards_first(instructions: list[Instruction]) -> list[Instruction]:
 
 
 def _is_guard(instruction: Instruction) -> bool:
-    return isinstance(instruction.effect, tuple)
+    return isinstance(instruction.effect, tuple) and instruction.effect[0] == "guard"
 
 
 # Buffers --------------------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def placed(
     used: list[tuple[int, int, Root]] = []  # start, stop, root: by address
     size = 0
     for n, instruction in enumerate(instructions):
-        for v in instruction.writes():
+        for v in (*instruction.writes(), *instruction.reads()):
             root = places[v.root][0] if v.root in places else v.root
             if root.kind != "planned" or root in offsets:
                 continue

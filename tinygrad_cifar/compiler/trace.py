@@ -24,9 +24,9 @@ from tinygrad_cifar.tensor import Array
 class Root:
     """A piece of memory.
 
-    ``kind`` says where it comes from at a replay: "planned" is a buffer of the program; "bound" is an argument of the
-    step, or the result of a function that takes no ``out=``; "outside" is memory that stays where it is, such as a
-    parameter; "constant" was made by the step and is the same at each call.
+    ``kind`` says where it comes from at a replay: "planned" is a buffer of the program; "bound" is the result of a
+    function that takes no ``out=``; "argument" is one of the step's; "outside" is memory that stays where it is, such
+    as a parameter; "constant" was made by the step and is the same at each call.
     """
 
     __slots__ = ("array", "kind", "name", "snapshot", "start", "stop")
@@ -47,6 +47,21 @@ class View(NamedTuple):
     dtype: np.dtype[Any]
 
 
+class _Window:
+    def __init__(self, view: View, owner: Array):
+        self.owner = owner  # stays alive as long as the array does
+        address = owner.__array_interface__["data"][0] + view.offset
+        self.__array_interface__ = {
+            "data": (address, not owner.flags.writeable), "shape": view.shape, "strides": view.strides,
+            "typestr": view.dtype.str, "version": 3,
+        }  # fmt: skip
+
+
+def window(view: View, owner: Array | None = None) -> Array:
+    """The array that a view describes, in the memory of its root or of another owner."""
+    return np.asarray(_Window(view, view.root.array if owner is None else owner))
+
+
 class Scalar(NamedTuple):
     """A Python number that a replay looks up again: ``key`` says where, as the optimiser's step size."""
 
@@ -62,7 +77,8 @@ class Instruction:
         self.function, self.operands, self.kwargs, self.line = function, operands, kwargs, line
         self.out: View | None = None  # where the result goes: by out=, or where its root is "bound", by assignment
         self.written: View | None = None  # an operand that the function itself changes
-        self.effect: Any = None  # ("guard", truth): the operand has that truth; or "draw": random numbers
+        # "draw": random numbers; ("guard", truth): the operand has that truth; ("python", f): f writes what to run
+        self.effect: Any = None
 
     def reads(self) -> Iterator[View]:
         yield from views((self.operands, self.kwargs))
@@ -200,8 +216,10 @@ _WRITERS = {np.put, np.place, np.putmask, np.put_along_axis, np.fill_diagonal}
 TAKES_OUT = {np.concatenate, np.matmul, _copy}
 
 
-def takes_out(function: Any) -> bool:
+def takes_out(function: Any, result: Array) -> bool:
     """Whether the result can be written into a ready buffer."""
+    if result.dtype.hasobject or not _compact(result):
+        return False
     if isinstance(function, np.ufunc):
         return function.nout == 1
     owner = getattr(function, "__self__", None)
@@ -209,6 +227,11 @@ def takes_out(function: Any) -> bool:
 
 
 _tracer: "Tracer | None" = None  # the one at work
+
+
+def at_work() -> bool:
+    """Whether a step is being recorded."""
+    return _tracer is not None
 
 
 def _call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -282,6 +305,11 @@ class Tracer:
     def view(self, array: Array) -> View:
         """Which piece of which memory an operand is."""
         root = self.find(array)
+        if root is not None and root.kind == "gradient":
+            raise CompileError(
+                f"{where()}: the step adds to the gradients that were there before it. Clear them at its beginning, "
+                "optimizer.zero_grad() or model.zero_grad(), and add up inside one step."
+            )
         if root is None:
             if type(array) is Traced:
                 raise CompileError(
@@ -315,7 +343,7 @@ class Tracer:
         out = kwargs.get("out")
         out = out[0] if isinstance(out, tuple) else out
         instruction = Instruction(
-            function, self.encode(args), {k: self.encode(v) for k, v in kwargs.items() if k != "out"}, where()
+            function, self.encode(args), {k: self.encode(v) for k, v in kwargs.items() if _says(k, v)}, where()
         )
         if out is not None:
             instruction.out = self._first_written(out, instruction)
@@ -336,7 +364,7 @@ class Tracer:
             raise CompileError(f"{where()}: {_named(function)} {_LEAVES}")
         result = np.asarray(result)
         if self.find(result) is None or not result.size:
-            root = self.add(result, "planned" if takes_out(function) and _compact(result) else "bound")
+            root = self.add(result, "planned" if takes_out(function, result) else "bound")
             instruction.out = View(root, 0, result.shape, result.strides, result.dtype)
             self.instructions.append(instruction)
         return result.view(Traced)
@@ -357,6 +385,11 @@ class Tracer:
         instruction.effect = ("guard", truth)
         self.instructions.append(instruction)
         return truth
+
+
+def _says(name: str, value: Any) -> bool:
+    """Whether a keyword argument is other than NumPy's default, and no matter of buffers."""
+    return name != "out" and not (name == "dtype" and value is None) and not (name == "where" and value is True)
 
 
 def _owner(array: Array) -> Array:

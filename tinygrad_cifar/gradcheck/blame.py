@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from tinygrad_cifar.gradcheck.kinks import has_ties
 from tinygrad_cifar.gradcheck.probe import Directions, Entries, Probe, Probes
 from tinygrad_cifar.gradcheck.replay import Program, Step
 from tinygrad_cifar.gradcheck.report import Blame
@@ -35,7 +36,7 @@ def examine(program: Program, step: Step, rng: np.random.Generator, suspects: di
     slots = [s for s in step.sources if s is not None]
     found = []
     for leaf, (name, slot) in enumerate(zip(alone.names, slots, strict=True)):
-        for probes in _probes(alone.leaves[leaf], suspects.get(slot), rng):
+        for probes in _probes(alone, leaf, suspects.get(slot), rng):
             findings = sides.examine(leaf, probes)
             if (findings.verdicts == "wrong").any():
                 wrong = Wrong(alone, leaf, sides, probes, findings.numeric, findings.verdicts == "wrong")
@@ -44,15 +45,17 @@ def examine(program: Program, step: Step, rng: np.random.Generator, suspects: di
     return found
 
 
-def _probes(leaf: Array, suspects: Array | None, rng: np.random.Generator) -> Iterator[Probes]:
-    """All entries, or some of many; then all at once, which keeps ties, and random directions."""
-    if leaf.size <= ALL:
-        yield Entries(np.arange(leaf.size))
-        yield Directions(np.ones((1, *leaf.shape)))
+def _probes(program: Program, leaf: int, suspects: Array | None, rng: np.random.Generator) -> Iterator[Probes]:
+    """All entries, or of many some, and directions; where numbers are tied, all of them together."""
+    x = program.leaves[leaf]
+    if has_ties(program):
+        yield Directions(np.ones((1, *x.shape)))
+    if x.size <= ALL:
+        yield Entries(np.arange(x.size))
         return
-    some = rng.choice(leaf.size, SAMPLE, replace=False)
+    some = rng.choice(x.size, SAMPLE, replace=False)
     yield Entries(np.unique(np.concatenate([some, [] if suspects is None else suspects]).astype(int)))
-    yield Directions(np.concatenate([np.ones((1, *leaf.shape)), rng.standard_normal((3, *leaf.shape))]))
+    yield Directions(rng.standard_normal((4, *x.shape)))
 
 
 def _alone_raises(program: Program, leaf: int, upstream: Array) -> bool:
@@ -139,7 +142,7 @@ def _name_factor(w: Wrong, c: float) -> str:
     for name, n in counts.items():
         if n > 1:
             known = {n: f"factor {name}: 1/{name} is missing", 1 / n: f"factor 1/{name}"}
-            if name == "n":
+            if name == "n" and len(shape) > 1:
                 known |= {n / (n - 1): "n - 1 for n", (n - 1) / n: "n for n - 1"}
             for value, text in known.items():
                 if math.isclose(c, value, rel_tol=1e-7):

@@ -4,6 +4,7 @@
 analytic and the numeric slopes are both taken from the record, in float64. ``verdicts.py`` says what a verdict means.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -55,15 +56,16 @@ def check_gradients(
         >>> report = check_gradients(lambda: F.cross_entropy(model(x), y), model)
         >>> assert report.ok, report
     """
+    start = time.perf_counter()
     parameters = named(wrt)
     rng = np.random.default_rng(seed)
     with preserved(f, parameters, wrt), np.errstate(all="ignore"):
-        first = _check(f, parameters, entries, rng)
-        if order == 1 or not first.ok:
-            return first
-        second = _check(_gradient_of(f, parameters, rng), parameters, entries, rng)
-        second.order = 2
-        return second
+        report = _check(f, parameters, entries, rng)
+        if order == 2 and report.ok:
+            report = _check(_gradient_of(f, parameters, rng), parameters, entries, rng)
+            report.order = 2
+    report.seconds = time.perf_counter() - start
+    return report
 
 
 def named(wrt: Wrt) -> dict[str, Tensor]:
@@ -90,7 +92,8 @@ def _check(
     f: Callable[[], Tensor], parameters: dict[str, Tensor], entries: int | str, rng: np.random.Generator
 ) -> GradientReport:
     with preserved(f, parameters):
-        program, result = record(f, parameters)
+        native, result = record(f, parameters)
+    program = native.double()
     if not np.isfinite(program.values[program.out]).all():
         raise GraphError("check_gradients: f's value is not finite, so it has no slopes; see tg.detect_anomaly().")
     upstream = blame.upstream_for(program, rng)
@@ -99,7 +102,7 @@ def _check(
     sides = Sides(program, upstream, rng)
     reports, suspects = {}, {}
     for leaf, name in enumerate(program.names):
-        found = sides.examine(leaf, _probes(program.leaves[leaf], entries, rng), bool(local))
+        found = sides.examine(leaf, probes_for(program.leaves[leaf], entries, rng), bool(local))
         wrong = np.flatnonzero(found.verdicts == "wrong")
         if len(wrong) and isinstance(found.probes, Entries):
             suspects[leaf] = found.probes.where[wrong[:100]]
@@ -107,7 +110,7 @@ def _check(
         probe = sides.probe(leaf)
         why = [*reasons.zeros(probe, shown), *reasons.kinks(probe, shown), *reasons.unresolved(probe, shown)]
         reports[name] = ParameterReport(name, program.leaves[leaf].shape, shown, why)
-    hidden = unrecorded(f, parameters, program, sides)
+    hidden = unrecorded(f, parameters, native)
     for name in hidden:
         reports[name].unrecorded = True
         reports[name].reasons = ["f depends on it in a way that was not recorded"]
@@ -120,7 +123,8 @@ def _check(
     return GradientReport(reports, faults, dtype=str(result.dtype))
 
 
-def _probes(leaf: Array, entries: int | str, rng: np.random.Generator) -> Probes:
+def probes_for(leaf: Array, entries: int | str, rng: np.random.Generator) -> Probes:
+    """The entries, or directions, of a parameter that are checked."""
     if entries == "directions":
         return Directions(rng.standard_normal((DIRECTIONS, *leaf.shape)))
     if entries == "all" or int(entries) >= leaf.size:

@@ -35,7 +35,7 @@ class Entries:
         return Entries(self.where[some])
 
     def change(self, leaf: Array, delta: complex) -> Any:
-        return Sparse(leaf, self.where, np.full(len(self.where), delta))
+        return Sparse(leaf, self.where, np.full(len(self.where), delta, np.result_type(delta, np.float64)))
 
     def of(self, gradients: Array) -> Array:
         """(R, *shape) -> (R, E)."""
@@ -81,6 +81,7 @@ class Probe:
         self.steps = program.downstream(leaf)
         self.reaches = program.out == leaf or any(s.slot == program.out for s in self.steps)
         self.analytic = stacked.is_analytic(self.steps)
+        self.opaque = not all(stacked.is_built_in(s) for s in self.steps)
         self.margins: dict[int, Array] = {}  # of each step with kinks, by its slot
         for step in self.steps:
             arguments = step.arguments(program.values)
@@ -105,6 +106,10 @@ class Probe:
         result = stacked.run(self.program, self.leaf, change, self.steps, watch)
         assert result is not None
         return result
+
+    def values(self, probes: Probes, delta: float) -> Array:
+        """<upstream, result> for each probe, at a distance of ``delta``."""
+        return self._dot(self.run(probes, delta))
 
     def complex_slopes(self, probes: Probes, sign: int = 1) -> Array:
         """Exact slopes to the right (sign 1) or to the left (-1); they differ only where a unit sits at its kink."""

@@ -1,14 +1,14 @@
 """A computation, recorded once, that can be run again: in float64, with rounding noise, or as a graph.
 
-The checker calls the user's function a single time under ``record``. What it did is then a ``Program``: a list of
-steps (op, where each input comes from, keyword arguments) over numbered slots, the leaves first. Everything that f
-drew at random, such as dropout masks, is frozen in it; all floats are copied to float64; the model is not touched.
+The checker calls the user's function under ``record``. What it did is then a ``Program``: a list of steps (op, where
+each input comes from, keyword arguments) over numbered slots, the leaves first. Everything that f drew at random, such
+as dropout masks, is frozen in it, and all arrays are copies: the model is not touched. ``double`` turns it to float64.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from tinygrad_cifar import tensor
 from tinygrad_cifar.engine import grad
 from tinygrad_cifar.errors import GraphError
-from tinygrad_cifar.operators import unwrap
+from tinygrad_cifar.operators import OPS, unwrap
 from tinygrad_cifar.tensor import Array, Node, Op, Tensor, describe, enable_grad
 
 NOISE = 2.0**-50  # 4 eps: rounding noise is imitated a little too large, never too small
@@ -38,12 +38,13 @@ class Noise:
         """x with noise; ``absolute``: as large as that of 1, also where x is near 0."""
         if not isinstance(x, np.ndarray) or x.dtype != np.float64:
             return x
-        if self.keep_ties:
-            bits = np.ascontiguousarray(x).view(np.uint64).reshape(x.shape)
-            off = ((bits * self.key >> 11) * 2.0**-52 - 1) * NOISE
-        else:
-            off = self.rng.uniform(-NOISE, NOISE, x.shape)
+        off = NOISE * (self._by_value(x) if self.keep_ties else self.rng.uniform(-1, 1, x.shape))
         return np.asarray(x + off * (1 + np.abs(x)) if absolute else x * (1 + off))
+
+    def _by_value(self, x: Array) -> Array:
+        """Numbers in [-1, 1) that depend on x's bits alone."""
+        bits = np.ascontiguousarray(x).view(np.uint64).reshape(x.shape)
+        return (bits * self.key >> 11) * 2.0**-52 - 1
 
 
 @dataclass
@@ -69,16 +70,24 @@ class Step:
 
 @dataclass
 class Program:
-    """Leaves, steps, and the value of every slot at the point where it was recorded (all float64)."""
+    """Leaves, steps, and the value of every slot at the point where it was recorded."""
 
     names: list[str]  # of the leaves, which have the slots 0, 1, ...
     leaves: list[Array]
     steps: list[Step]
     out: int  # the slot of the result
-    values: list[Array] = field(default_factory=list)
+    values: list[Array] = field(init=False)
 
     def __post_init__(self) -> None:
         self.values = self.run()
+
+    def double(self) -> "Program":
+        """The same with every float in float64."""
+        steps = [
+            replace(s, constants=tuple(map(_double, s.constants)), kwargs={k: _double(v) for k, v in s.kwargs.items()})
+            for s in self.steps
+        ]
+        return Program(self.names, [_double(x) for x in self.leaves], steps, self.out)
 
     def run(self, leaves: Sequence[Array] | None = None, noise: Noise | None = None) -> list[Array]:
         """The values of all slots. With ``noise``, every input and result is a little off."""
@@ -147,18 +156,19 @@ def record(f: Callable[[], Any], wrt: dict[str, Tensor]) -> tuple[Program, Tenso
     def note(op: Op, inputs: tuple[Any, ...], arrays: list[Any], node: Node) -> None:
         sources = tuple([_source(x, slots) for x in inputs])
         if any(s is not None for s in sources):
-            constants = [_double(a) if s is None else None for a, s in zip(arrays, sources, strict=True)]
+            constants = [_copy(a) if s is None else None for a, s in zip(arrays, sources, strict=True)]
             slots[node] = len(wrt) + len(calls)
-            calls.append((op, sources, tuple(constants), {k: _double(v) for k, v in node.kwargs.items()}))
+            calls.append((op, sources, tuple(constants), {k: _copy(v) for k, v in node.kwargs.items()}))
 
     with enable_grad(), _listening(note):
         result = f()
     if not isinstance(result, Tensor):
         raise GraphError(f"check_gradients: f must return a Tensor, not {type(result).__name__}.")
-    leaves = [_double(t.data) for t in wrt.values()]
+    leaves = [_copy(t.data) for t in wrt.values()]
     out = _source(result, slots)
     if out is None:  # a constant as far as wrt is concerned
-        return Program(list(wrt), leaves, [], len(leaves), [*leaves, _double(result.data)]), result
+        constant = Step(OPS["clone"], (None,), (_copy(result.data),), {}, len(leaves), "constant")
+        return Program(list(wrt), leaves, [constant], constant.slot), result
     return Program(list(wrt), leaves, *_pruned(calls, len(wrt), out)), result
 
 
@@ -209,14 +219,16 @@ def _listening(note: Callable[[Op, tuple[Any, ...], list[Any], Node], None]) -> 
         tensor._record = original
 
 
-def _double(x: Any) -> Any:
-    """A copy with every float in float64; dtypes as arguments (of ``astype``) follow."""
+def _copy(x: Any) -> Any:
     x = unwrap(x)
+    return x.copy(order="K") if isinstance(x, np.ndarray) else x
+
+
+def _double(x: Any) -> Any:
+    """Floats in float64; dtypes as arguments (of ``astype``) follow."""
     if isinstance(x, np.ndarray):
         return np.array(x, np.float64 if x.dtype.kind == "f" else x.dtype, order="C")
-    if isinstance(x, np.dtype) and x.kind == "f":
-        return np.dtype(np.float64)
-    return x
+    return np.dtype(np.float64) if isinstance(x, np.dtype) and x.kind == "f" else x
 
 
 def _disturb(result: Tensor, step: Step, noise: Noise) -> None:

@@ -98,8 +98,9 @@ class ParameterReport:
             return [*start, *["–"] * (len(COLUMNS) - len(start))]
         i = self.worst
         index = ", ".join(str(n) for n in f.probes.index(i, self.shape))
+        bar = f"{f.error[i]:.1e}" if f.error[i] > 1e-200 else "0"
         return [
-            *start, f"[{index}]", f"{f.analytic[i]:.8g}", f"{f.numeric[i]:.8g}", f"{f.error[i]:.1e}",
+            *start, f"[{index}]", f"{f.analytic[i]:.8g}", f"{f.numeric[i]:.8g}", bar,
             f"{m['mean_absolute']:.2e}", f"{m['max_relative']:.2e}", str(m["allclose"]),
         ]  # fmt: skip
 
@@ -124,7 +125,8 @@ class GradientReport:
     parameters: dict[str, ParameterReport]
     faults: list[Blame]
     order: int = 1
-    dtype: str = "float64"
+    dtype: str = "float64"  # the model's; the check computes in float64
+    seconds: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -180,7 +182,8 @@ class GradientReport:
         """Everything but the single entries, as JSON."""
         return json.dumps(
             {
-                "ok": self.ok, "headline": self.headline, "proven": self.proven, "order": self.order, "dtype": self.dtype,
+                "ok": self.ok, "headline": self.headline, "proven": self.proven,
+                "order": self.order, "dtype": self.dtype, "seconds": self.seconds,
                 "blame": None if self.blame is None else vars(self.blame), "faults": [vars(b) for b in self.faults],
                 "parameters": {name: p.as_dict() for name, p in self.parameters.items()},
             },
@@ -202,8 +205,9 @@ class GradientReport:
         from rich.text import Text
 
         colours = {"agree": "green", "zero": "cyan", "kink": "yellow", "unresolved": "magenta", "wrong": "bold red"}
-        table = Table(*COLUMNS)
+        shown = (0, 2, 3, 4, 5, 6, 7)  # what fits a terminal
+        table = Table(*[COLUMNS[i] for i in shown])
         for p in self.parameters.values():
-            table.add_row(*p.row(), style=colours[p.verdict])
+            table.add_row(*[p.row()[i] for i in shown], style=colours[p.verdict])
         title = Text(self.headline, style="bold green" if self.ok else "bold red")
         return Group(title, table, *[Text(note) for note in self._notes()])

@@ -90,7 +90,7 @@ def aligned(arguments: list[Any], flags: list[bool]) -> list[Any]:
 
 
 def shifted_axes(axis: Any, ndim: int, stacked: bool = True) -> tuple[int, ...]:
-    """The axes of one copy (None: all), as axes of an array with ``ndim`` axes: the first, if stacked, is the copies'."""
+    """The axes of one copy (None: all), in an array of ``ndim`` axes: if stacked, the first is the copies'."""
     axes = range(ndim - stacked) if axis is None else (axis,) if isinstance(axis, int) else axis
     return tuple(a % (ndim - stacked) + stacked for a in axes)
 
@@ -150,8 +150,19 @@ def _matmul(step: Step, arguments: list[Any], flags: list[bool]) -> Array | None
     if min(_ndim(a, flags[0]), _ndim(b, flags[1])) < 2:
         return None
     if flags == [True, False] and a.ndim == 3 and b.ndim == 2:
-        return (a.reshape(-1, a.shape[-1]) @ b).reshape(*a.shape[:-1], b.shape[-1])  # one product instead of K
+        return _rows_times(a, b)
     return _elementwise(step, arguments, flags)
+
+
+def _rows_times(x: Array, matrix: Array) -> Array:
+    """x @ matrix as one product of all rows; of a complex x, two real products, at half the cost of a complex one."""
+    rows = x.reshape(-1, x.shape[-1])
+    out = np.empty((len(rows), matrix.shape[-1]), x.dtype)
+    if x.dtype.kind == "c" and matrix.dtype.kind == "f":
+        out.real, out.imag = rows.real @ matrix, rows.imag @ matrix
+    else:
+        np.matmul(rows, matrix, out)
+    return out.reshape(*x.shape[:-1], -1)
 
 
 def _linear(step: Step, arguments: list[Any], flags: list[bool]) -> Array | None:
@@ -164,7 +175,7 @@ def _linear(step: Step, arguments: list[Any], flags: list[bool]) -> Array | None
         out = rows @ weight.swapaxes(-1, -2)
         out = out.reshape(len(weight), *x.shape[flags[0] : -1], weight.shape[1])
     else:
-        out = (x.reshape(-1, x.shape[-1]) @ weight.T).reshape(*x.shape[:-1], len(weight))
+        out = _rows_times(x, weight.T)
     for b in bias:
         out = out + (b.reshape(len(b), *(1,) * (_ndim(x, flags[0]) - 1), -1) if flags[2] else b)
     return out

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_cifar.gradcheck.kinks import has_ties
-from tinygrad_cifar.gradcheck.probe import REPLICAS, Probe, Probes, rounding
+from tinygrad_cifar.gradcheck.probe import REPLICAS, Directions, Probe, Probes, rounding
 from tinygrad_cifar.gradcheck.replay import Noise, Program
 from tinygrad_cifar.tensor import Array
 
@@ -43,14 +43,17 @@ class Sides:
     def __init__(self, program: Program, upstream: Array, rng: np.random.Generator):
         self.program, self.upstream = program, upstream
         self.noise = rounding(program, rng)
-        ties = has_ties(program)
         self.raised = ""
         try:
-            runs = [program.gradients(upstream)] + [program.gradients(upstream, Noise(rng, ties)) for _ in range(REPLICAS)]
+            first, again = program.gradients(upstream), program.gradients(upstream)
+            ties = has_ties(program)
+            noisy = [program.gradients(upstream, Noise(rng, ties)) for _ in range(REPLICAS)]
+            self.gradients = [np.stack(g) for g in zip(first, *noisy, strict=True)]
+            if _far(first, again):
+                self.raised = "two walks give different gradients: a rule draws at random, or changes what it is given"
         except Exception as error:  # a user's rule may raise anything: that is a finding, not a failure of the check
             self.raised = f"{type(error).__name__}: {error}"
-            runs = [[np.full_like(x, np.nan) for x in program.leaves]]
-        self.gradients = [np.stack(g) for g in zip(*runs, strict=True)]
+            self.gradients = [np.full((1, *x.shape), np.nan) for x in program.leaves]
 
     def probe(self, leaf: int) -> Probe:
         return Probe(self.program, leaf, self.upstream, self.noise)
@@ -79,6 +82,11 @@ class Sides:
         return _excused(probe, found, faulty)
 
 
+def _far(first: list[Array], again: list[Array]) -> bool:
+    size = max((np.abs(g).max(initial=0) for g in first), default=0)
+    return any(np.abs(g - h).max(initial=0) > 1e-3 * size for g, h in zip(first, again, strict=True))
+
+
 def _stepped(probe: Probe, probes: Probes, analytic: Array, blur: Array) -> Findings:
     """The verdicts by complex steps."""
     right = probe.complex_slopes(probes)
@@ -94,7 +102,7 @@ def _stepped(probe: Probe, probes: Probes, analytic: Array, blur: Array) -> Find
 def _climbed(
     probe: Probe, probes: Probes, analytic: Array, blur: Array, exact: Findings | None = None
 ) -> Findings:
-    """The verdicts by a ladder of real steps; where ``exact`` complex steps were taken, they decide within its bars."""
+    """The verdicts by a ladder of real steps; ``exact`` ones, from complex steps, decide within its bars."""
     s = probe.slopes(probes)
     error = s.error + blur
     verdicts = _smooth(analytic, blur, s.value, error)
@@ -118,10 +126,17 @@ def _climbed(
 def _excused(probe: Probe, found: Findings, faulty: bool) -> Findings:
     """Where several units flip at once, a mixture of their sides is as right as the slopes to the left and right."""
     wrong = np.flatnonzero(found.verdicts == "wrong")
-    if len(wrong) and not faulty and probe.near_kinks:
+    if not len(wrong) or faulty:
+        return found
+    if probe.near_kinks:
         for batch in probe.batches(found.probes[wrong]):
             flips = probe.flipping(found.probes[wrong[batch]], 1e-7 * probe.scale)
             found.verdicts[wrong[batch]] = ["kink" if len(units) > 1 else "wrong" for units in flips]
+    elif probe.opaque:  # a user's op, of whose kinks nothing is known
+        left, right = found.left[wrong], found.right[wrong]
+        jumps = np.abs(left - right) > 1e-3 * np.maximum(np.abs(left), np.abs(right))
+        several = jumps if isinstance(found.probes, Directions) or len(probe.steps) > 1 else np.zeros_like(jumps)
+        found.verdicts[wrong[several]] = "kink"
     return found
 
 

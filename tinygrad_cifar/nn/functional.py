@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tinygrad_cifar.errors import ConfigError, DtypeError, ShapeError
-from tinygrad_cifar.operators import OPS
+from tinygrad_cifar.operators import OPS, unwrap
 from tinygrad_cifar.random import stream
 from tinygrad_cifar.tensor import Array, Tensor
 
@@ -163,7 +163,7 @@ def binary_cross_entropy_with_logits(logits: Tensor, targets: ArrayLike) -> Tens
         ShapeError: the shapes differ.
         DtypeError: the targets are of another float precision.
     """
-    targets = np.asarray(targets)
+    targets = np.asanyarray(unwrap(targets))
     _same_shape("binary_cross_entropy_with_logits", logits, targets.shape)
     if targets.dtype.kind == "f" and targets.dtype != logits.dtype:
         raise DtypeError(
@@ -196,7 +196,7 @@ _UNSIGNED: dict[Any, Any] = {
 
 def _class_labels(name: str, scores: Tensor, labels: ArrayLike) -> Array:
     """``labels`` as an array, checked. Read as unsigned a negative label is huge, so one ``max`` checks the range."""
-    labels = np.asarray(labels)
+    labels = np.asanyarray(unwrap(labels))
     unsigned = _UNSIGNED.get(labels.dtype)
     if scores.ndim == 2 and unsigned and labels.shape == scores.shape[:1] and labels.size:
         if np.maximum.reduce(labels.view(unsigned)) < scores.shape[1]:

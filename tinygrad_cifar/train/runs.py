@@ -134,7 +134,7 @@ def run(
     result = _result(config, trainer, data, in_order)
     if kept:
         kept.draw(trainer.history)
-        kept.write("results.json", json.dumps(_numbers(result), indent=2) + "\n")
+        kept.write("results.json", json.dumps(numbers(result), indent=2) + "\n")
         kept.write("summary.txt", f"{described}\n\n{_outcome(result)}\n")
     return result
 
@@ -163,7 +163,7 @@ def _result(config: Config, trainer: Trainer, data: Cifar10, batches: dict[str, 
     )  # fmt: skip
 
 
-def _numbers(result: Result) -> dict[str, Any]:
+def numbers(result: Result) -> dict[str, Any]:
     best = result.history[result.best_epoch - 1]
     return {
         "source": result.source,

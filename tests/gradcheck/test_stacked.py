@@ -1,0 +1,56 @@
+"""Copies run together give what they give one by one, in real and in complex numbers."""
+
+import numpy as np
+import pytest
+
+from tests.gradcheck.cases import BLOCKS, LOSSES, case
+from tinygrad_cifar.gradcheck import stacked
+from tinygrad_cifar.gradcheck.probe import Directions, Entries, Probe
+from tinygrad_cifar.gradcheck.replay import record
+
+OPS = sorted({*BLOCKS, *LOSSES, "linear", "tanh", "softmax_cross_entropy"})
+
+
+def probes(op: str):
+    c = case(op, seed=1)
+    program, _ = record(c.loss, c.parameters)
+    one = np.ones_like(program.values[program.out])
+    for leaf, value in enumerate(program.leaves):
+        yield Probe(program, leaf, one, one), value
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_stacked_copies_equal_separate_runs(op: str) -> None:
+    for probe, value in probes(op):
+        entries = Entries(np.arange(value.size))
+        directions = Directions(np.eye(value.size).reshape(value.size, *value.shape))
+        separate = []
+        for i in range(value.size):
+            leaves = list(probe.program.leaves)
+            leaves[probe.leaf] = value + 0.01 * directions.vectors[i]
+            separate.append(probe.program.run(leaves)[probe.program.out])
+        np.testing.assert_allclose(probe.run(entries, 0.01), separate, rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(probe.run(directions, 0.01), separate, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_complex_steps_agree_with_real_ones(op: str) -> None:
+    for probe, value in probes(op):
+        if not probe.analytic:
+            assert op in {"gelu", "erf"}
+            continue
+        entries = Entries(np.arange(value.size))
+        found = probe.slopes(entries)
+        smooth = np.isfinite(found.error)
+        off = np.abs(probe.complex_slopes(entries) - found.value)
+        assert (off <= found.error + 1e-12)[smooth].all()
+        assert smooth.mean() > 0.9
+
+
+def test_an_op_without_a_line_in_the_table_runs_copy_by_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    (fast, value), *_ = probes("batch_norm")
+    entries = Entries(np.arange(value.size))
+    with_table = fast.run(entries, 0.01)
+    monkeypatch.setattr(stacked, "STACKED", {})
+    monkeypatch.setattr(stacked, "SHORTCUTS", {})
+    np.testing.assert_allclose(fast.run(entries, 0.01), with_table, rtol=1e-12)

@@ -1,0 +1,127 @@
+"""What a step finds around it: the modules, optimisers and tensors that it can reach, and what must stay as it is."""
+
+import functools
+import types
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from tinygrad_cifar.nn.module import Module
+from tinygrad_cifar.optim.optimizer import Optimizer
+from tinygrad_cifar.tensor import Tensor
+
+_PLAIN = (int, float, str, bytes, bool, type(None), np.ndarray, np.generic, types.ModuleType, type, np.random.Generator)
+
+
+class Surroundings:
+    """All that a function can reach through its closure, the globals that it names, its own object and arguments."""
+
+    def __init__(self, step: Callable[..., Any], arguments: Iterable[Any]) -> None:
+        self.modules: list[Module] = []
+        self.optimizers: list[Optimizer] = []
+        self.tensors: list[Tensor] = []
+        self._objects: list[Any] = []
+        self._cells: list[tuple[str, types.CellType]] = []
+        self._globals: list[tuple[str, dict[str, Any]]] = []
+        self._names: set[str] = set()  # the names of attributes and globals in the code
+        self._seen: dict[int, Any] = {}
+        self.reach([step, *arguments])
+
+    def reach(self, stack: list[Any]) -> None:
+        """Walk over what these hold; code inside of this package is not looked at, unless it is the step itself."""
+        step = stack[0]
+        while stack:
+            thing = stack.pop()
+            if id(thing) in self._seen or isinstance(thing, _PLAIN):
+                continue
+            self._seen[id(thing)] = thing
+            if isinstance(thing, Tensor):
+                self.tensors.append(thing)
+            elif isinstance(thing, Module):
+                self.modules.append(thing)
+                stack += vars(thing).values()
+            elif isinstance(thing, Optimizer):
+                self.optimizers.append(thing)
+                stack += [slot.tensor for slot in thing._slots]
+            elif isinstance(thing, types.FunctionType):
+                if thing is step or not thing.__module__.startswith("tinygrad_cifar."):
+                    stack += self._function(thing)
+            elif isinstance(thing, types.MethodType):
+                stack.append(thing.__self__)
+                if isinstance(thing.__func__, types.FunctionType):
+                    stack += self._function(thing.__func__)
+            elif isinstance(thing, functools.partial):
+                stack += [thing.func, *thing.args, *thing.keywords.values()]
+            elif isinstance(thing, list | tuple | set | dict):
+                stack += list(thing.values() if isinstance(thing, dict) else thing)[:1000]
+            elif hasattr(thing, "__dict__") and not type(thing).__module__.startswith("numpy"):
+                self._objects.append(thing)
+                stack += vars(thing).values()
+                if isinstance(getattr(type(thing), "__call__", None), types.FunctionType):
+                    stack += self._function(type(thing).__call__)
+
+    def _function(self, function: types.FunctionType) -> Iterator[Any]:
+        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+        for name, cell in cells:
+            self._cells.append((name, cell))
+            yield _content(cell)
+        yield from function.__defaults__ or ()
+        for code in _codes(function.__code__):
+            self._names.update(code.co_names)
+            for name in code.co_names:
+                value = function.__globals__.get(name)
+                if value is not None and not isinstance(value, types.ModuleType | type):
+                    self._globals.append((name, function.__globals__))
+                    yield value
+
+    def watched(self) -> Iterator[tuple[str, Any, str]]:
+        """What a replay relies on: (how to look it up in ``{}``, the object that it is looked up in, its name)."""
+        for module in self.modules:
+            yield "{}.training", module, f"{type(module).__name__}.training"
+            for name in vars(module):
+                yield f"{{}}.{name}" if name.isidentifier() else f"vars({{}}).get({name!r})", module, name
+        for optimizer in self.optimizers:
+            for name in vars(optimizer):
+                if name != "lr":
+                    yield f"{{}}.{name}", optimizer, f"{type(optimizer).__name__}.{name}"
+        for tensor in self.tensors:
+            yield "{}.data", tensor, f"the memory of {tensor.name or 'a tensor'}"
+            yield "{}.requires_grad", tensor, f"{tensor.name or 'a tensor'}.requires_grad"
+        for thing in self._objects:
+            for name in self._names & vars(thing).keys():
+                yield f"{{}}.{name}", thing, f"{type(thing).__name__}.{name}"
+        for name, cell in self._cells:
+            yield "{}.cell_contents", cell, name
+        for name, held in self._globals:
+            yield f"{{}}.get({name!r})", held, name
+
+    def now(self) -> dict[tuple[str, int], tuple[Any, str]]:
+        """The values of everything that is watched, and of the learning rates."""
+        values = {}
+        rates = [("{}.lr", optimizer, "the optimiser's lr") for optimizer in self.optimizers]
+        for look, held, name in [*self.watched(), *rates]:
+            values[look, id(held)] = (_look(look, held), name)
+        return values
+
+
+def _look(look: str, held: Any) -> Any:
+    if look.startswith("vars"):
+        return vars(held).get(look.split("'")[1])
+    if look.startswith("{}.get"):
+        return held.get(look.split("'")[1])
+    return _content(held) if look == "{}.cell_contents" else getattr(held, look[3:], None)
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it is still empty
+        return None
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _codes(constant)

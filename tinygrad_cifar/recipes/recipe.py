@@ -1,0 +1,123 @@
+"""What a recipe is: the settings of one experiment, what its document says of them, and what to show."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from statistics import fmean, pstdev
+
+from tinygrad_cifar.recipes.store import Run
+from tinygrad_cifar.report.blocks import Block
+from tinygrad_cifar.train import Config
+
+SEED = 12345
+"""The seed of the first repeat, as in the A3 document; repeat i has SEED + i."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One network of an experiment.
+
+    Attributes:
+        config: what is trained; the seed is set by the repeat.
+        document: the document's figures in per cent: "train", "val", "test", or other columns of its table.
+        best: the figures are of the weights with the best validation accuracy, not of the final ones.
+        why: the reason, where figures are known to differ.
+    """
+
+    config: Config
+    document: Mapping[str, float] = field(default_factory=dict)
+    best: bool = False
+    why: str = ""
+
+
+class Group(list[Run]):
+    """The repeats of one setting."""
+
+    def accuracies(self, split: str, best: bool = False) -> list[float]:
+        """Per cent, of the runs that did not diverge."""
+        return [100 * run.accuracy(split, best) for run in self if not run.failed]
+
+    def mean(self, split: str, best: bool = False) -> float:
+        """The mean accuracy in per cent; nan if all runs diverged."""
+        return fmean(self.accuracies(split, best) or [float("nan")])
+
+    def std(self, split: str, best: bool = False) -> float:
+        """The standard deviation of the accuracy in per cent over the repeats (divided by their number)."""
+        return pstdev(self.accuracies(split, best) or [float("nan")])
+
+    def final(self, column: str) -> float:
+        """The mean over the repeats of a column of the history at the last epoch; infinite where a run diverged."""
+        return fmean(float("inf") if run.failed else getattr(run.history[-1], column) for run in self)
+
+
+Results = Mapping[str, Group]
+"""The groups of a recipe, by the label of their setting."""
+
+Show = Callable[["Recipe", Results], Iterable[Block]]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A conclusion of the document, and whether it holds for the results."""
+
+    text: str
+    holds: Callable[[Results], bool]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment of a document.
+
+    Attributes:
+        name: unique within its document.
+        numbers: of the experiments that it covers; documents are counted from 0, experiments from 1.
+        title: what is done.
+        settings: by label; empty where nothing is trained.
+        shows: functions that turn the results into tables and figures, in order.
+        claims: what the document concluded.
+        notes: contradictions and faults of the document, and what is done about them.
+        repeats: how many seeds, unless the command line says otherwise.
+    """
+
+    name: str
+    numbers: str
+    title: str
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    shows: tuple[Show, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    notes: tuple[str, ...] = ()
+    repeats: int = 3
+
+
+@dataclass(frozen=True)
+class Document:
+    """The experiments of one document, in its order."""
+
+    name: str
+    title: str
+    about: str
+    recipes: tuple[Recipe, ...]
+
+    def __getitem__(self, name: str) -> Recipe:
+        return next(recipe for recipe in self.recipes if recipe.name == name)
+
+
+def quickened(config: Config, images: int = 1000) -> Config:
+    """A look at ``config`` in about a second: fewer images, a tenth of the epochs, the cycles kept."""
+    full = config.resolved(_images(config))
+    epochs = max(2, (full.epochs or 0) // 10)
+    small = full.with_settings(subset=min(images, _images(config)), epochs=epochs)
+    if full.schedule != "triangular":
+        return small
+    cycles = max(1, round((full.epochs or 0) * (_images(config) // full.batch_size) / (2 * (full.n_s or 1))))
+    return small.with_settings(n_s=max(1, epochs * ((small.subset or 1) // full.batch_size) // (2 * cycles)))
+
+
+def images_seen(config: Config) -> int:
+    """Training images times epochs: what the time of a run is about proportional to."""
+    return _images(config) * (config.resolved(_images(config)).epochs or 0)
+
+
+def _images(config: Config) -> int:
+    """How many images of CIFAR-10 ``config`` trains on."""
+    whole = 10_000 if config.split == "batch1" else 50_000 - int(config.split.removeprefix("all-"))
+    return min(config.subset or whole, whole)

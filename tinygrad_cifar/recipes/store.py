@@ -1,0 +1,160 @@
+"""Finished runs on disk, each in a folder of its own that its Config names: what is there is never run again."""
+
+import csv
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from tinygrad_cifar.data import Batches, Cifar10
+from tinygrad_cifar.errors import NonFiniteError
+from tinygrad_cifar.train import Config, Epoch, History, RunFolder, Trainer, Watcher, evaluate, run
+from tinygrad_cifar.train.build import load_data
+from tinygrad_cifar.train.folder import FINAL
+from tinygrad_cifar.train.runs import evaluation_batches, numbers
+
+DONE = "results.json"  # written last: a folder without it is of a run that was killed
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, read from its folder."""
+
+    folder: Path
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """Accuracies, losses and costs of the final and the best weights; "failed", "seconds", "source"."""
+        return json.loads((self.folder / DONE).read_text())
+
+    @cached_property
+    def config(self) -> Config:
+        return Config.from_json((self.folder / "config.json").read_text())
+
+    @cached_property
+    def history(self) -> History:
+        return History.from_csv((self.folder / "history.csv").read_text())
+
+    @cached_property
+    def test(self) -> dict[str, list[float]]:
+        """Loss and accuracy on the test images after each epoch."""
+        rows = list(csv.reader(io.StringIO((self.folder / "test.csv").read_text())))[1:]
+        return {"loss": [float(row[0]) for row in rows], "accuracy": [float(row[1]) for row in rows]}
+
+    @property
+    def failed(self) -> str:
+        """Why the training diverged; empty if it did not."""
+        return self.results["failed"]
+
+    def accuracy(self, split: str, best: bool = False) -> float:
+        """In [0, 1], on "train", "val" or "test", of the final or the best weights ("train" of the final ones only)."""
+        return self.results["best" if best and split != "train" else "final"][split]["accuracy"]
+
+    def curves(self) -> dict[str, list[float]]:
+        """The columns of the history, and test_loss and test_accuracy beside them."""
+        return self.history.columns() | {f"test_{name}": values for name, values in self.test.items()}
+
+
+def folder_of(store: Path, config: Config) -> Path:
+    """The folder in ``store`` of the run of ``config``; where the images lie does not matter."""
+    key = hashlib.sha256(config.with_settings(data=None, synthetic=config.synthetic).to_json().encode()).hexdigest()
+    return store / f"{config.title}-{key[:12]}"
+
+
+def finished(store: Path, config: Config) -> Run | None:
+    """The run of ``config``, if ``store`` has it."""
+    folder = folder_of(store, config)
+    return Run(folder) if (folder / DONE).exists() else None
+
+
+def perform(config: Config, store: Path, data: Cifar10 | None = None) -> Run:
+    """Run ``config`` and store it, a divergence too; what a killed run left is removed first."""
+    data = data or _images(config.data, config.synthetic)
+    folder = folder_of(store, config)
+    shutil.rmtree(folder, ignore_errors=True)
+    tests = _TestCurve(evaluation_batches(config, data, data.test))
+    begin = time.perf_counter()
+    kept: RunFolder
+    try:
+        result = run(config, data=data, watchers=(tests,))
+        outcome = numbers(result) | {"failed": ""}
+        kept = RunFolder(folder, result.config)
+        kept.write_weights(FINAL, result.model.state_dict())
+    except NonFiniteError as error:
+        outcome = {"failed": str(error), "source": data.source, "is_synthetic": data.is_synthetic}
+        kept = RunFolder(folder, config)
+    kept.write("history.csv", tests.history.to_csv())
+    kept.write("test.csv", "".join(["loss,accuracy\n", *(f"{loss!r},{right!r}\n" for loss, right in tests.rows)]))
+    kept.write(DONE, json.dumps(outcome | {"seconds": time.perf_counter() - begin}, indent=2) + "\n")
+    return Run(folder)
+
+
+def perform_all(configs: Iterable[Config], store: Path, jobs: int) -> Iterator[tuple[str, Config]]:
+    """Run ``configs`` in ``jobs`` processes of one BLAS thread each; yields ("begin" | "end", config) as it goes.
+
+    When the caller stops, or this process dies, however it dies, so do the processes.
+    """
+    waiting = list(configs)
+    os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(waiting)) or 1, context, _begin_worker) as pool:
+        running: dict[Future[Run], Config] = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    config = waiting.pop(0)
+                    running[pool.submit(perform, config, store)] = config
+                    yield "begin", config
+                for future in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
+                    future.result()
+                    yield "end", running.pop(future)
+        except BaseException:
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
+
+
+def _begin_worker() -> None:
+    """Leave Ctrl-C to the parent, and end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        with suppress(BaseException):
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+@lru_cache(maxsize=1)
+def _images(data: str | None, synthetic: bool) -> Cifar10:
+    return load_data(Config(data=data, synthetic=synthetic))
+
+
+class _TestCurve(Watcher):
+    """Loss and accuracy on the test images after each epoch."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches, self.history = batches, History()
+        self.rows: list[tuple[float, float]] = []
+
+    def begin(self, trainer: Trainer, epochs: int, steps_per_epoch: int) -> None:
+        self.history = trainer.history
+
+    def epoch(self, trainer: Trainer, row: Epoch) -> None:
+        measured = evaluate(trainer.model, self.batches)
+        self.rows.append((measured.loss, measured.accuracy))

@@ -1,0 +1,73 @@
+"""The pictures that compare runs: lines with bands over repeats, and grids of panels."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from tinygrad_cifar.viz.figure import BLUE, INK, VERMILION, Picture, plain
+
+PALETTE = (BLUE, VERMILION, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # of Okabe & Ito
+DASHES = ("-", "--", ":")
+TITLES = {"train": "training", "val": "validation", "test": "test"}
+
+Curves = Mapping[str, Sequence[float]]
+
+
+def bands(groups: Mapping[str, Sequence[Curves]], quantities: Sequence[str]) -> Picture:
+    """A panel per quantity, as "test_loss", over epochs: the mean line of each group, and ± one std around it.
+
+    Args:
+        groups: by label, the repeats; each has a column for every quantity. A repeat that ended early is left out.
+        quantities: the columns to draw.
+    """
+    picture = Picture(6.2 * len(quantities), 4.6)
+    panels = picture.subplots(1, len(quantities), squeeze=False)[0]
+    for axes, quantity in zip(panels, quantities, strict=True):
+        for i, (label, repeats) in enumerate(groups.items()):
+            colour, dash = PALETTE[i % len(PALETTE)], DASHES[i // len(PALETTE) % len(DASHES)]
+            longest = max((len(r[quantity]) for r in repeats), default=0)
+            values = np.array([r[quantity] for r in repeats if len(r[quantity]) == longest])
+            if not values.size:
+                continue
+            mean, std = values.mean(axis=0), values.std(axis=0)
+            epochs = np.arange(1, longest + 1)
+            axes.plot(epochs, mean, dash, color=colour, label=label, linewidth=1.4)
+            if len(values) > 1:
+                axes.fill_between(epochs, mean - std, mean + std, color=colour, alpha=0.2, linewidth=0)
+        _dress(axes, title(quantity))
+    handles, labels = panels[0].get_legend_handles_labels()
+    picture.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False, labelcolor=INK)
+    return picture
+
+
+def loss_panels(runs: Mapping[str, Curves], columns: int) -> Picture:
+    """A panel per run with its training and validation loss over epochs."""
+    rows = -(-len(runs) // columns)
+    picture = Picture(6.2 * columns, 3.2 * rows)
+    panels = picture.subplots(rows, columns, squeeze=False).ravel()
+    for axes, (label, curves) in zip(panels, runs.items(), strict=False):
+        for split, colour, dash in (("train", BLUE, "-"), ("val", VERMILION, "--")):
+            values = curves[f"{split}_loss"]
+            axes.plot(np.arange(1, len(values) + 1), values, dash, color=colour, label=f"{TITLES[split]} loss")
+        _dress(axes, label)
+    for axes in panels[len(runs) :]:
+        axes.set_visible(False)
+    panels[0].legend(frameon=False, labelcolor=INK)
+    return picture
+
+
+def title(quantity: str) -> str:
+    """``test_loss`` as ``test loss``."""
+    split, _, rest = quantity.partition("_")
+    return f"{TITLES[split]} {rest}"
+
+
+def _dress(axes: Axes, heading: str) -> None:
+    plain(axes)
+    axes.set_title(heading, fontsize=13, color=INK, loc="left")
+    axes.set_xlabel("epoch", fontsize=11, color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    if heading.endswith("accuracy"):
+        axes.yaxis.set_major_formatter(lambda fraction, _: f"{100 * fraction:.3g} %")
