@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tinygrad_cifar"
 
 FLOORS = [
-    {"errors", "random", "operators", "tensor"},
+    {"errors", "random", "operators", "operands", "tensor"},
     {"ops"},
     {"engine"},
     {"gradcheck", "compile", "compiler", "nn", "optim"},

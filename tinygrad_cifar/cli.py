@@ -256,3 +256,45 @@ def graph(
     for warning in caught:
         print(warning.message, file=sys.stderr)
     print(f"wrote {written}")
+
+
+@app.command(epilog="Example: tinygrad-cifar reproduce a3.bn-3layer --quick")
+def reproduce(
+    names: Annotated[
+        list[str], typer.Argument(help="list; or what to reproduce: a3, a3.bn-3layer, ..., all", metavar="NAME...")
+    ],
+    quick: Annotated[bool, typer.Option("--quick", help="a look in a minute, on fewer images and epochs")] = False,
+    repeats: Annotated[
+        int | None,
+        typer.Option(help="seeds per setting (default: each recipe's own number)", min=1, show_default=False),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="processes (default: one per core)", min=1, show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder of runs and reports (default runs/reproduce)", show_default=False)
+    ] = None,
+    path: Annotated[str | None, typer.Option("--data", help="where CIFAR-10 lies (default as for data)")] = None,
+    synthetic: Annotated[bool, typer.Option("--synthetic", help="the synthetic stand-in instead of CIFAR-10")] = False,
+) -> None:
+    """Run the documents' experiments again and write reports that compare; what is finished is never run twice."""
+    import os
+
+    from tinygrad_cifar import recipes
+
+    if names == ["list"]:
+        from rich import print as show
+
+        show(recipes.listing())
+        return
+    plan = recipes.Plan(
+        out or Path("runs", "reproduce-quick" if quick else "reproduce"),
+        quick, repeats, jobs or os.cpu_count() or 1, path, synthetic,
+    )  # fmt: skip
+    try:
+        pages = recipes.reproduce(recipes.select(recipes.DOCUMENTS, names), plan)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; the same command goes on with what is in {plan.out}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    for page in pages:
+        print(f"wrote {page} and report.md beside it")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_cifar.errors import DtypeError, GraphError, MutationError, NonFiniteError, ShapeError
+from tinygrad_cifar.operands import describe
 from tinygrad_cifar.operators import OPS, Operand, unwrap
 from tinygrad_cifar.tensor import (
     ENGINE,
@@ -21,7 +22,6 @@ from tinygrad_cifar.tensor import (
     Tensor,
     _Mode,
     _wrap,
-    describe,
 )
 
 Place = Node | Tensor  # a place of the graph where a gradient arrives: a recorded result, or a leaf

@@ -20,10 +20,16 @@ from numpy.typing import DTypeLike, NDArray
 from tinygrad_cifar.errors import (
     DtypeError,
     GraphError,
-    NonFiniteError,
     ShapeError,
-    TinygradCifarError,
-    UnsupportedError,
+)
+from tinygrad_cifar.operands import (
+    PLAIN,
+    argument,
+    check_finite,
+    check_precision,
+    describe,
+    explained,
+    harmonised,
 )
 from tinygrad_cifar.operators import NUMPY, OPS, Operand, Operators, unwrap
 
@@ -171,26 +177,26 @@ class Op:
             elif type(x) in _NUMBERS:
                 arrays.append(x)
                 continue
-            arrays = _harmonised(self, inputs)
+            arrays = harmonised(self, inputs)
             recorded = any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
             break
         for value in kwargs.values():
-            if isinstance(value, _NEEDS_UNPACKING):
-                kwargs = {name: _argument(self, name, value) for name, value in kwargs.items()}
+            if type(value) not in PLAIN:
+                kwargs = {name: argument(self, name, value) for name, value in kwargs.items()}
                 break
         try:
             out = self.forward(*arrays, **kwargs)
         except (ValueError, TypeError) as error:
-            raise _explained(self, inputs, arrays, error) from error
+            raise explained(self, inputs, arrays, error) from error
         kept = None
         if self.keeps:
             out, kept = out
         if not isinstance(out, np.ndarray):
             out = np.asarray(out)
         if out.dtype is not dtype:
-            _check_precision(self, arrays, out)
+            check_precision(self, arrays, out)
         if _Mode.detecting:
-            _check_finite(self, inputs, arrays, out)
+            check_finite(self, inputs, arrays, out)
         result = _wrap(out)
         if self.view:
             for x in inputs:
@@ -274,90 +280,6 @@ def _record(
     node.parents, node.counters, node.expected = tuple(parents), counters, expected
     result.node = node
     result.requires_grad = True
-
-
-def _harmonised(op: Op, inputs: tuple[Any, ...]) -> list[Any]:
-    """Operands of one dtype: scalars, lists and integers follow the float tensors; two float dtypes are an error."""
-    floats = [x.dtype for x in inputs if isinstance(x, Tensor | np.ndarray) and x.dtype.kind == "f"]
-    if any(d != floats[0] for d in floats):
-        operands = ", ".join(f"{d}" for d in floats)
-        raise DtypeError(
-            f"{op.name}: operands of {operands} do not mix. Convert one of them on purpose: t.astype({floats[0]})."
-        )
-    return [_operand(x, floats[0] if floats else None) for x in inputs]
-
-
-def _operand(x: Any, dtype: np.dtype[Any] | None) -> Any:
-    if isinstance(x, Tensor):
-        x = x.data
-    elif isinstance(x, np.generic):
-        return x.item()
-    elif isinstance(x, bool | int | float):
-        return x
-    else:
-        if isinstance(x, list | tuple) and _holds_graph(x):
-            raise UnsupportedError("a list of Tensors as operand would lose their gradients; np.stack joins them.")
-        x = np.asarray(x)
-    if x.dtype.kind not in "fiub":
-        raise DtypeError(f"an operand of dtype {x.dtype} is not a number; Tensors compute with floats and integers.")
-    return x if dtype is None or x.dtype == dtype else x.astype(dtype)
-
-
-def _holds_graph(x: Any) -> bool:
-    if isinstance(x, Tensor):
-        return x.requires_grad
-    return isinstance(x, list | tuple) and any(_holds_graph(i) for i in x)
-
-
-def _argument(op: Op, name: str, value: Any) -> Any:
-    """A keyword argument as the forward takes it: NumPy's scalars as Python's, which leave float32 alone."""
-    if isinstance(value, Tensor):
-        if value.requires_grad:
-            cure = "Give it by position." if name in op.inputs else f"Pass {name}=t.detach()."
-            raise UnsupportedError(f"{op.name}: no gradient flows through {name}=. {cure}")
-        value = value.data
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _explained(op: Op, inputs: tuple[Any, ...], arrays: list[Any], error: Exception) -> Exception:
-    """What NumPy complained of in a forward, with the op and its operands named."""
-    call = f"{op.name}({', '.join(describe(x) for x in inputs)})"
-    if op.custom or isinstance(error, TinygradCifarError):
-        return error
-    if not any(np.asarray(a).dtype.kind == "f" for a in arrays):
-        return DtypeError(f"{call} computes with floating-point numbers ({error}). Convert: t.astype(float).")
-    return ShapeError(f"{call}: {error}") if isinstance(error, ValueError) else error
-
-
-def _check_precision(op: Op, arrays: list[Any], out: Array) -> None:
-    """A result has the float dtype of its operands, unless the op is there to convert."""
-    if out.dtype.kind not in "fiub":
-        raise DtypeError(f"{op.name} returned {out.dtype}, which is no number that Tensors compute with.")
-    floats = [a.dtype for a in arrays if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
-    if floats and out.dtype != floats[0] and op.name != "astype":
-        raise DtypeError(
-            f"{op.name} of {floats[0]} gave {out.dtype}: an array among its arguments, or in its forward, has another "
-            f"precision. Convert it on purpose: .astype({floats[0]})."
-        )
-
-
-def _check_finite(op: Op, inputs: tuple[Any, ...], arrays: list[Any], out: Array) -> None:
-    if np.isfinite(out).all() or not all(np.isfinite(a).all() for a in arrays):
-        return
-    operands = ", ".join(describe(x) for x in inputs)
-    entry = tuple(int(i) for i in np.argwhere(~np.isfinite(out))[0])
-    raise NonFiniteError(
-        f"{op.name}({operands}) is the first op whose result is not finite: entry {entry} is {out[entry]}, "
-        "although all its inputs are finite. Check its inputs' range, the learning rate and the initialisation."
-    )
-
-
-def describe(x: Any) -> str:
-    """A short name for an operand in a message: ``weight (50, 3072) float32``."""
-    if isinstance(x, Tensor):
-        made = x.name or (x.node.op.name if x.node else "tensor")
-        return f"{made} {x.shape} {x.dtype}"
-    return f"array {x.shape} {x.dtype}" if isinstance(x, np.ndarray) else repr(x)
 
 
 def _wrap(array: Array) -> "Tensor":
@@ -471,9 +393,7 @@ class Tensor(Operators):
 
     # Gradients ------------------------------------------------------------------------------------------------
 
-    def backward(
-        self, gradient: Operand | None = None, create_graph: bool = False, retain_graph: bool = False
-    ) -> None:
+    def backward(self, gradient: Operand | None = None, create_graph: bool = False, retain_graph: bool = False) -> None:
         """Add the gradient of this tensor to ``.grad`` of every leaf that requires one. See ``engine.backward``."""
         ENGINE["backward"](self, gradient, create_graph=create_graph, retain_graph=retain_graph)
 
@@ -545,6 +465,3 @@ class Tensor(Operators):
         t = Tensor(self)
         t.node, t.requires_grad = self.node, self.requires_grad
         return t
-
-
-_NEEDS_UNPACKING = (np.generic, Tensor)  # keyword arguments reach a forward as plain values

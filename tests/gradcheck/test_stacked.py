@@ -7,6 +7,7 @@ from tests.gradcheck.cases import BLOCKS, LOSSES, case
 from tinygrad_cifar.gradcheck import stacked
 from tinygrad_cifar.gradcheck.probe import Directions, Entries, Probe
 from tinygrad_cifar.gradcheck.replay import record
+from tinygrad_cifar.tensor import Tensor
 
 OPS = sorted({*BLOCKS, *LOSSES, "linear", "tanh", "softmax_cross_entropy"})
 
@@ -54,3 +55,15 @@ def test_an_op_without_a_line_in_the_table_runs_copy_by_copy(monkeypatch: pytest
     monkeypatch.setattr(stacked, "STACKED", {})
     monkeypatch.setattr(stacked, "SHORTCUTS", {})
     np.testing.assert_allclose(fast.run(entries, 0.01), with_table, rtol=1e-12)
+
+
+def test_a_penalty_written_by_hand_needs_no_copies_of_the_weights() -> None:
+    rng = np.random.default_rng(0)
+    w = Tensor(rng.standard_normal((6, 5)), requires_grad=True)
+    program, _ = record(lambda: 0.1 * ((w**2).sum() + (w * w / 3 + 2 * w).sum()) + (w.T @ np.ones(6)).exp().sum(), {"w": w})
+    one = np.ones(())
+    probe = Probe(program, 0, one, one)
+    assert probe._widest(Entries(np.arange(1))) < w.size + 1
+    entries, directions = Entries(np.arange(w.size)), Directions(np.eye(w.size).reshape(-1, 6, 5))
+    np.testing.assert_allclose(probe.run(entries, 0.3), probe.run(directions, 0.3), rtol=1e-12)
+    np.testing.assert_allclose(probe.complex_slopes(entries), program.gradients(one)[0].ravel(), rtol=1e-12)

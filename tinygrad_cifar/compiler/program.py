@@ -173,7 +173,7 @@ class Writer:
             return "[" + ", ".join(self.operand(i, None) for i in x) + "]"
         if x is None or x is Ellipsis or isinstance(x, str | bool):
             return repr(x)
-        if isinstance(x, int | float) and dtype is None:
+        if isinstance(x, int | float) and (dtype is None or (dtype.kind != "f" and not _fits(x, dtype))):
             return repr(x) if isinstance(x, int) else self._new(x, "k")
         if isinstance(x, slice):
             return f"slice({x.start}, {x.stop}, {x.step})"
@@ -185,6 +185,19 @@ class Writer:
                 self.constants[key] = self._new(x, "k")
             return self.constants[key]
         return self.program.name(x, "c")
+
+    def _spread(self, name: str, x: Any, out: View) -> str:
+        """A constant as an array of the result's shape: the loops for maximum are slow where an operand is repeated."""
+        size = int(np.prod(out.shape))
+        value = self.program.names.get(name)
+        if type(x) is View or type(x) is Scalar or size > 1 << 14 or getattr(value, "dtype", None) != out.dtype:
+            return name
+        key = (name, out.shape, out.strides)
+        if key not in self.constants:
+            full = np.empty(size, out.dtype)
+            full.fill(value)
+            self.constants[key] = self._new(window(out._replace(offset=0), full), "k")
+        return self.constants[key]
 
     def write(self, i: Instruction) -> None:
         lines = self.program.lines
@@ -207,8 +220,10 @@ class Writer:
         dtypes = {v.dtype for v in i.reads()}
         alone = isinstance(i.function, np.ufunc) and len(dtypes) == 1 and "dtype" not in i.kwargs
         common = dtypes.pop() if alone else None
-        common = common if common is not None and common.kind == "f" else None
+        common = common if common is not None and common.kind in "fiu" else None
         operands = [self.operand(x, common) for x in i.operands]
+        if i.function in (np.maximum, np.minimum) and out is not None:
+            operands = [self._spread(name, x, out) for name, x in zip(operands, i.operands, strict=True)]
         kwargs = [f"{k}={self.operand(v, None)}" for k, v in i.kwargs.items()]
         if i.function is operator.setitem:
             code = f"{operands[0]}[{operands[1]}] = {operands[2]}"
@@ -247,6 +262,10 @@ class Writer:
                 self.array(view)
             self.program.lines.append(Line(""))
             self.deferred.append((self.program.lines[-1], details[0]))
+
+
+def _fits(x: float, dtype: Any) -> bool:
+    return isinstance(x, int) and np.iinfo(dtype).min <= x <= np.iinfo(dtype).max
 
 
 def _describe(view: View | None) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from tinygrad_cifar import random
 from tinygrad_cifar.compiler import trace
 from tinygrad_cifar.compiler.program import MISS, Line, Program, Writer
-from tinygrad_cifar.compiler.surroundings import Surroundings
+from tinygrad_cifar.compiler.surroundings import Surroundings, look
 from tinygrad_cifar.compiler.trace import Draws, Instruction, Number, Root, Scalar, Traced, Tracer, View, views, where
 from tinygrad_cifar.errors import CompileError
 from tinygrad_cifar.nn.module import Module
@@ -293,20 +293,17 @@ class Recording:
             numbers: Any = {name: Number(v, ("coefficient", number, k, name), tracer) for name, v in values.items()}
             optimizer.apply(traced, traced.gradient(), numbers)
 
-    def _check_unchanged(self, before: dict[tuple[str, int], tuple[Any, str]]) -> None:
+    def _check_unchanged(self, before: dict[tuple[int, str], tuple[Any, Any]]) -> None:
         after = self.around.now()
-        for key, (value, name) in before.items():
-            now = after.get(key, (None,))[0]
-            if now is value or key[0] in ("{}._present", "{}._segments") or (
-                isinstance(value, int | float | str) and type(now) is type(value) and now == value
-            ):
-                continue
-            if key[0] == "{}.data" and any(now is slot.view for o, _ in self.steps for slot in o._slots):
-                continue  # the optimiser took the memory over
-            raise CompileError(
-                f"the step changes {name}, which a replay would not do: it repeats array operations only. Count, "
-                "schedule and store outside of the compiled step, and write to arrays in place."
-            )
+        adopted = [slot.view for optimizer, _ in self.steps for slot in optimizer._slots]
+        for (key, name), (held, value) in before.items():
+            now = after.get((key, name), (None, None))[1]
+            same = now is value or (isinstance(value, int | float | str) and type(now) is type(value) and now == value)
+            if not same and name not in ("_present", "_segments") and not any(now is view for view in adopted):
+                raise CompileError(
+                    f"the step changes {self.around.describe(held, name)}, which a replay would not: it repeats array "
+                    "operations only. Count, schedule and store outside of the compiled step; write to arrays in place."
+                )
 
     def _output(self, x: Any) -> Any:
         """The structure of what the step returned, with views in place of arrays."""
@@ -404,10 +401,10 @@ class Recording:
             if len(self.steps) != 1 or (id(tensor), view) not in given:
                 _set_gradient(writer, tensor, view, program.lines)
         for tensor in self.cleared:
-            program.lines.append(Line(f"{program.name(tensor, 't')}.grad = None"))
+            program.lines.append(Line(f"{program.name(tensor, 'x')}.grad = None"))
         for tensor, count in self.bumps.items():
             if count:
-                program.lines.append(Line(f"{program.name(tensor, 't')}.version[0] += {count}"))
+                program.lines.append(Line(f"{program.name(tensor, 'x')}.version[0] += {count}"))
         program.lines.append(Line(f"return {self._result(writer, self.outputs)}"))
         program.finish(writer)
         return program
@@ -428,25 +425,37 @@ class Recording:
         return anew + self.tracer.instructions
 
     def _guards(self, program: Program) -> None:
-        looks, values = [], []
-        for look, held, _ in self.around.watched():
-            name = program.name(held, "x")
-            looks.append(look.format(name))
-            values.append(id(eval(looks[-1], {name: held})))
-        program.names |= {"now": values}
-        program.keep = [held for _, held, _ in self.around.watched()]
-        program.lines.append(Line(f"if [*map(id, ({', '.join([*looks, ''])}))] != now: return MISS"))
+        looks, values, single = [], [], []
+        whole: list[Any] = []
+        for held, name in self.around.watched():
+            value = look(held, name)
+            program.keep.append(held)
+            place = program.name(held, "x")
+            at = f"{place}.get({name!r})" if isinstance(held, dict) else f"{place}.{name}"
+            if isinstance(value, Tensor | np.ndarray) and value.size < 2:
+                single.append(f"{at} is not {program.name(value, 'v')}")  # two of them may be equal and not the same
+            if any(held is vars(m) for m in self.around.modules):
+                if not any(held is w for w in whole):
+                    whole.append(held)
+                    looks.append(f"*{place}.values()")
+                    values += held.values()
+            else:
+                looks.append(at)
+                values.append(value)
+        program.names["expected"] = values
+        guard = " or ".join([f"[{', '.join(looks)}] != expected", *single])
+        program.lines.append(Line(f"try:\n        if {guard}: return MISS\n    except ValueError: return MISS"))
         for key, value in self.tracer.pinned.items():
             if key[0] == "argument":
-                look = key[1]
+                now = key[1]
             else:
                 optimizer, segments = self.steps[key[1]]
                 segment = program.name(segments[key[2]], "segment")
-                look = f"{program.name(optimizer, 'x')}.coefficients({segment}.steps + 1)[{key[3]!r}]"
-            program.lines.append(Line(f"if {look} != {value!r}: return MISS"))
+                now = f"{program.name(optimizer, 'x')}.coefficients({segment}.steps + 1)[{key[3]!r}]"
+            program.lines.append(Line(f"if {now} != {value!r}: return MISS"))
         for tensor, _ in self.gradients:
             if self.entry.get(tensor) is None:
-                program.lines.append(Line(f"if {program.name(tensor, 't')}.grad is not None: return MISS"))
+                program.lines.append(Line(f"if {program.name(tensor, 'x')}.grad is not None: return MISS"))
         for name in self.copied:
             program.lines.append(Line(f"{name} = copy({name}, 'K')"))
 
@@ -482,7 +491,13 @@ def _advance(writer: Writer, number: int, optimizer: Any, segments: Any, gradien
     for tensor, view in gradients:
         _set_gradient(writer, tensor, view, lines)
     name = writer.program.name(optimizer, "x")
-    code = [line.code for line in lines] + [f"{name}.advance()"]
+    code = [line.code for line in lines]
+    if type(optimizer).advance is Optimizer.advance:  # its counting, written out: the guards have checked the rest
+        slots = [slot for segment in segments for slot in segment.slots]
+        code += [f"{writer.program.name(slot, 'slot')}.steps += 1" for slot in slots]
+        code += [f"{writer.program.name(slot.tensor, 'x')}.version[0] += 1" for slot in slots]
+    else:
+        code.append(f"{name}.advance()")
     for k, segment in enumerate(segments):
         numbers = writer.fill(("coefficient", number, k), lambda key: f"values[{key!r}]")
         if numbers:

@@ -75,42 +75,43 @@ class Surroundings:
                     self._globals.append((name, function.__globals__))
                     yield value
 
-    def watched(self) -> Iterator[tuple[str, Any, str]]:
-        """What a replay relies on: (how to look it up in ``{}``, the object that it is looked up in, its name)."""
+    def watched(self) -> Iterator[tuple[Any, str]]:
+        """What a replay relies on: (holder, name). The name is an attribute of the holder, or a key of a dict."""
         for module in self.modules:
-            yield "{}.training", module, f"{type(module).__name__}.training"
-            for name in vars(module):
-                yield f"{{}}.{name}" if name.isidentifier() else f"vars({{}}).get({name!r})", module, name
+            yield from ((vars(module), name) for name in vars(module))
         for optimizer in self.optimizers:
-            for name in vars(optimizer):
-                if name != "lr":
-                    yield f"{{}}.{name}", optimizer, f"{type(optimizer).__name__}.{name}"
+            yield from ((optimizer, name) for name in vars(optimizer) if name != "lr")
         for tensor in self.tensors:
-            yield "{}.data", tensor, f"the memory of {tensor.name or 'a tensor'}"
-            yield "{}.requires_grad", tensor, f"{tensor.name or 'a tensor'}.requires_grad"
+            yield tensor, "data"
+            yield tensor, "requires_grad"
         for thing in self._objects:
-            for name in self._names & vars(thing).keys():
-                yield f"{{}}.{name}", thing, f"{type(thing).__name__}.{name}"
-        for name, cell in self._cells:
-            yield "{}.cell_contents", cell, name
-        for name, held in self._globals:
-            yield f"{{}}.get({name!r})", held, name
+            yield from ((thing, name) for name in sorted(self._names & vars(thing).keys()))
+        yield from ((cell, "cell_contents") for _, cell in self._cells)
+        yield from ((held, name) for name, held in self._globals)
 
-    def now(self) -> dict[tuple[str, int], tuple[Any, str]]:
-        """The values of everything that is watched, and of the learning rates."""
-        values = {}
-        rates = [("{}.lr", optimizer, "the optimiser's lr") for optimizer in self.optimizers]
-        for look, held, name in [*self.watched(), *rates]:
-            values[look, id(held)] = (_look(look, held), name)
-        return values
+    def now(self) -> dict[tuple[int, str], tuple[Any, Any]]:
+        """(holder, value) of everything that is watched, and of the learning rates."""
+        rates = [(optimizer, "lr") for optimizer in self.optimizers]
+        return {(id(held), name): (held, look(held, name)) for held, name in [*self.watched(), *rates]}
+
+    def describe(self, held: Any, name: str) -> str:
+        """What the user calls it."""
+        for module in self.modules:
+            if held is vars(module):
+                return f"{type(module).__name__}.{name}"
+        for cell_name, cell in self._cells:
+            if held is cell:
+                return cell_name
+        if isinstance(held, Tensor):
+            return f"the {name} of {held.name or 'a tensor'}"
+        return name if isinstance(held, dict) else f"{type(held).__name__}.{name}"
 
 
-def _look(look: str, held: Any) -> Any:
-    if look.startswith("vars"):
-        return vars(held).get(look.split("'")[1])
-    if look.startswith("{}.get"):
-        return held.get(look.split("'")[1])
-    return _content(held) if look == "{}.cell_contents" else getattr(held, look[3:], None)
+def look(held: Any, name: str) -> Any:
+    """The value of something watched."""
+    if isinstance(held, dict):
+        return held.get(name)
+    return _content(held) if name == "cell_contents" else getattr(held, name, None)
 
 
 def _content(cell: types.CellType) -> Any:

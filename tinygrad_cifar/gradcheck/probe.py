@@ -15,7 +15,7 @@ from tinygrad_cifar.gradcheck import numeric, stacked
 from tinygrad_cifar.gradcheck.kinks import margins
 from tinygrad_cifar.gradcheck.numeric import TINY, Slopes
 from tinygrad_cifar.gradcheck.replay import Noise, Program, Step
-from tinygrad_cifar.gradcheck.sparse import SHORTCUTS, Sparse
+from tinygrad_cifar.gradcheck.sparse import SHORTCUTS, Sparse, dense
 from tinygrad_cifar.tensor import Array
 
 REPLICAS = 8  # how often rounding noise is imitated
@@ -93,13 +93,21 @@ class Probe:
         self.near_kinks = any((d <= 1e-6 * d.max(initial=0)).any() for d in distances)
 
     def batches(self, probes: Probes) -> Iterator[slice]:
-        sizes = [self.program.values[s.slot].size for s in self.steps]
-        sparse = isinstance(probes, Entries) and all(
-            s.op.name in SHORTCUTS and stacked.is_built_in(s) for s in self.steps if self.leaf in s.sources
-        )
-        widest = max([1, *sizes, *([] if sparse else [self.value.size])])
-        count = max(1, min(256, BATCH // widest))
+        count = max(1, min(256, BATCH // self._widest(probes)))
         return (slice(i, i + count) for i in range(0, len(probes), count))
+
+    def _widest(self, probes: Probes) -> int:
+        """The size of the largest array that one copy needs."""
+        sizes = [1, 0 if isinstance(probes, Entries) else self.value.size]
+
+        def watch(step: Step, arguments: list[Any], flags: list[bool], out: Any) -> None:
+            if not isinstance(out, Sparse):
+                sizes.append(out.size)
+                if step.op.name not in SHORTCUTS:
+                    sizes.extend(a.base.size for a in arguments if isinstance(a, Sparse))
+
+        self.run(probes[:1], 0.0, watch)
+        return max(sizes)
 
     def run(self, probes: Probes, delta: complex, watch: stacked.Watch | None = None) -> Array:
         change = probes.change(self.value, delta)
@@ -142,7 +150,7 @@ class Probe:
         """Per probe the units that are on another side of their kink at x + h or x - h than at x."""
         found: list[list[tuple[Step, tuple[int, ...]]]] = [[] for _ in range(len(probes))]
 
-        def watch(step: Step, arguments: list[Any], flags: list[bool], out: Array) -> None:
+        def watch(step: Step, arguments: list[Any], flags: list[bool], out: Any) -> None:
             for k, *unit in np.argwhere(self._flipped(step, arguments, flags)).tolist():
                 if (step, tuple(unit)) not in found[k]:
                     found[k].append((step, tuple(unit)))
@@ -160,10 +168,10 @@ class Probe:
             change = x.imag / self.tiny if self.analytic else x - base
             return np.abs(change).reshape(len(x), -1)
 
-        def watch(step: Step, arguments: list[Any], flags: list[bool], out: Array) -> None:
+        def watch(step: Step, arguments: list[Any], flags: list[bool], out: Any) -> None:
             bases = step.arguments(self.program.values)
-            before = [tangent(a, b) for a, b, f in zip(arguments, bases, flags, strict=True) if f]
-            after = tangent(out, self.program.values[step.slot]).max(1, initial=0)
+            before = [tangent(dense(a), b) for a, b, f in zip(arguments, bases, flags, strict=True) if f]
+            after = tangent(dense(out), self.program.values[step.slot]).max(1, initial=0)
             size = np.max([t.max(1, initial=0) for t in before], axis=0)
             for k in np.flatnonzero((after <= 1e-11 * size) & (size > 0)):
                 if found[k] is None:
@@ -174,13 +182,13 @@ class Probe:
 
     def _flipped(self, step: Step, arguments: list[Any], flags: list[bool]) -> Array:
         """Per copy and unit, whether it is on another side of its kink than at the unchanged values."""
-        found = margins(step, arguments, flags)
+        found = margins(step, [dense(a) for a in arguments], flags)
         if found is None:
             return np.zeros((0, 0), bool)
         return np.sign(found) != np.sign(self.margins[step.slot])
 
     def _flips(self, clean: Array) -> stacked.Watch:
-        def watch(step: Step, arguments: list[Any], flags: list[bool], out: Array) -> None:
+        def watch(step: Step, arguments: list[Any], flags: list[bool], out: Any) -> None:
             if step.slot in self.margins:
                 flipped = self._flipped(step, arguments, flags)
                 clean[:] &= ~flipped.reshape(len(flipped), -1).any(1)

@@ -1,6 +1,7 @@
-"""A leaf of which each copy changes a single entry, and the ops that need no full copies of it.
+"""A value of which each copy changes a single entry, and the ops that need no full copies of it.
 
 A linear layer of which one weight changes has one changed column: no matrix product, and no copy of the weights.
+A shortcut may decline by returning None; then full copies are made.
 """
 
 from collections.abc import Callable
@@ -28,13 +29,27 @@ class Sparse:
         return stack.reshape(-1, *self.base.shape)
 
 
+def dense(x: Any) -> Any:
+    """x itself, or its full copies if it is Sparse."""
+    return x.dense() if isinstance(x, Sparse) else x
+
+
 def _changed(base: Array, dtype: Any, count: int) -> Array:
     stack = np.empty((count, *base.shape), dtype)
     stack[:] = base
     return stack
 
 
-def _linear(step: Step, arguments: list[Any], which: int, base: Array) -> Array | None:
+def _single(arguments: list[Any]) -> int | None:
+    """Which argument is the sparse one, if it is the only stacked one."""
+    stacked = [i for i, a in enumerate(arguments) if isinstance(a, Sparse)]
+    return stacked[0] if len(stacked) == 1 else None
+
+
+def _linear(step: Step, arguments: list[Any], base: Array) -> Array | None:
+    which = _single(arguments)
+    if which is None:
+        return None
     change = arguments[which]
     out = _changed(base, change.delta.dtype, len(change.where))
     flat = out.reshape(len(out), -1, base.shape[-1])
@@ -49,8 +64,11 @@ def _linear(step: Step, arguments: list[Any], which: int, base: Array) -> Array 
     return out
 
 
-def _matmul(step: Step, arguments: list[Any], which: int, base: Array) -> Array | None:
+def _matmul(step: Step, arguments: list[Any], base: Array) -> Array | None:
     a, b = arguments
+    which = _single(arguments)
+    if which is None:
+        return None
     change = arguments[which]
     other = arguments[1 - which]
     if change.base.ndim != 2 or other.ndim != 2:
@@ -65,7 +83,7 @@ def _matmul(step: Step, arguments: list[Any], which: int, base: Array) -> Array 
     return out
 
 
-def _transpose(step: Step, arguments: list[Any], which: int, base: Array) -> Sparse | None:
+def _transpose(step: Step, arguments: list[Any], base: Array) -> Sparse | None:
     (change,) = arguments
     if change.base.ndim != 2 or step.kwargs.get("axes") not in (None, (1, 0)):
         return None
@@ -73,15 +91,41 @@ def _transpose(step: Step, arguments: list[Any], which: int, base: Array) -> Spa
     return Sparse(base, column * len(change.base) + row, change.delta)
 
 
-def _l2(step: Step, arguments: list[Any], which: int, base: Array) -> Array:
+def _l2_penalty(step: Step, arguments: list[Any], base: Array) -> Array | None:
+    which = _single(arguments)
+    if which is None:
+        return None
     change = arguments[which]
     entry = change.base.ravel()[change.where]
     return base + step.kwargs["coefficient"] * change.delta * (2 * entry + change.delta)
 
 
-SHORTCUTS: dict[str, Callable[[Step, list[Any], int, Array], Any]] = {
+def _sum(step: Step, arguments: list[Any], base: Array) -> Array | None:
+    (change,) = arguments
+    return base + change.delta if base.ndim == 0 else None
+
+
+def _elementwise(step: Step, arguments: list[Any], base: Array) -> Sparse | None:
+    """Entry by entry, where all operands have one shape or are scalars."""
+    change = next(a for a in arguments if isinstance(a, Sparse))
+    entries = []
+    for a in arguments:
+        if isinstance(a, Sparse):
+            if a.base.shape != base.shape:
+                return None
+            entries.append(a.base.ravel()[a.where] + a.delta)
+        elif np.ndim(a) and np.shape(a) != base.shape:
+            return None
+        else:
+            entries.append(a.ravel()[change.where] if np.ndim(a) else a)
+    return Sparse(base, change.where, step.forward(entries) - base.ravel()[change.where])
+
+
+SHORTCUTS: dict[str, Callable[[Step, list[Any], Array], Any]] = {
     "linear": _linear,
     "matmul": _matmul,
     "transpose": _transpose,
-    "l2_penalty": _l2,
+    "l2_penalty": _l2_penalty,
+    "sum": _sum,
+    **dict.fromkeys(["add", "subtract", "multiply", "divide", "negative", "power", "exp", "log", "sqrt"], _elementwise),
 }

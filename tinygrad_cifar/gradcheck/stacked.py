@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from tinygrad_cifar.gradcheck.replay import Program, Step
-from tinygrad_cifar.gradcheck.sparse import SHORTCUTS, Sparse
+from tinygrad_cifar.gradcheck.sparse import SHORTCUTS, Sparse, dense
 from tinygrad_cifar.operators import OPS
 from tinygrad_cifar.tensor import Array
 
-Watch = Callable[[Step, list[Any], list[bool], Array], None]
+Watch = Callable[[Step, list[Any], list[bool], Any], None]
 
 
 def run(program: Program, leaf: int, change: Any, steps: Iterable[Step], watch: Watch | None = None) -> Array | None:
@@ -27,7 +27,7 @@ def run(program: Program, leaf: int, change: Any, steps: Iterable[Step], watch: 
         leaf: the slot of the leaf that changes.
         change: its new value: a Sparse, or an array with K copies along axis 0, real or complex.
         steps: ``program.downstream(leaf)``.
-        watch: called after each step with (step, arguments, which of them are stacked, result).
+        watch: called after each step with (step, arguments, which of them are stacked, result); these may be Sparse.
     """
     copies: dict[int, Any] = {leaf: change}
     for step in steps:
@@ -36,22 +36,20 @@ def run(program: Program, leaf: int, change: Any, steps: Iterable[Step], watch: 
         arguments = [copies.get(-1 if s is None else s, a) for s, a in zip(step.sources, arguments, strict=True)]
         copies[step.slot] = forward(step, arguments, flags, program.values[step.slot])
         if watch:
-            watch(step, [a.dense() if isinstance(a, Sparse) else a for a in arguments], flags, copies[step.slot])
-    if program.out not in copies:
-        return None
-    result = copies[program.out]
-    return result.dense() if isinstance(result, Sparse) else result
+            watch(step, arguments, flags, copies[step.slot])
+    return dense(copies[program.out]) if program.out in copies else None
 
 
 def forward(step: Step, arguments: list[Any], flags: list[bool], base: Array) -> Any:
     """One step on stacked arguments; ``base`` is its value at the unchanged ones."""
     known = is_built_in(step)
     if any(isinstance(a, Sparse) for a in arguments):
-        shortcut = SHORTCUTS.get(step.op.name) if known and sum(flags) == 1 else None
-        result = shortcut(step, arguments, flags.index(True), base) if shortcut else None
+        pure = all(isinstance(a, Sparse) for a, stacked in zip(arguments, flags, strict=True) if stacked)
+        shortcut = SHORTCUTS.get(step.op.name) if known and pure else None
+        result = shortcut(step, arguments, base) if shortcut else None
         if result is not None:
             return result
-        arguments = [a.dense() if isinstance(a, Sparse) else a for a in arguments]
+        arguments = [dense(a) for a in arguments]
     way = STACKED.get(step.op.name) if known else None
     result = way(step, arguments, flags) if way else None
     return one_by_one(step, arguments, flags) if result is None else result

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, pstdev
 
+from tinygrad_cifar.data import Cifar10
 from tinygrad_cifar.recipes.store import Run
 from tinygrad_cifar.report.blocks import Block
 from tinygrad_cifar.train import Config
@@ -44,6 +45,10 @@ class Group(list[Run]):
         """The standard deviation of the accuracy in per cent over the repeats (divided by their number)."""
         return pstdev(self.accuracies(split, best) or [float("nan")])
 
+    def final_test(self, column: str) -> float:
+        """The mean over the repeats of "loss" or "accuracy" on the test images at the last epoch; as ``final``."""
+        return fmean(float("inf") if run.failed else run.test[column][-1] for run in self)
+
     def final(self, column: str) -> float:
         """The mean over the repeats of a column of the history at the last epoch; infinite where a run diverged."""
         return fmean(float("inf") if run.failed else getattr(run.history[-1], column) for run in self)
@@ -52,7 +57,7 @@ class Group(list[Run]):
 Results = Mapping[str, Group]
 """The groups of a recipe, by the label of their setting."""
 
-Show = Callable[["Recipe", Results], Iterable[Block]]
+Show = Callable[["Recipe", Results, Cifar10], Iterable[Block]]
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from statistics import fmean, pstdev
 
-from tinygrad_cifar.data import CLASSES
-from tinygrad_cifar.recipes.recipe import Recipe, Results, Setting, Show
+from tinygrad_cifar.data import CLASSES, Cifar10
+from tinygrad_cifar.recipes.recipe import Recipe, Results, Show
 from tinygrad_cifar.recipes.store import Run
 from tinygrad_cifar.report.blocks import Block, Figure, Table
-from tinygrad_cifar.report.pictures import TITLES, bands as drawn_bands, loss_panels, title
+from tinygrad_cifar.report import pictures
+from tinygrad_cifar.report.pictures import TITLES, title
 from tinygrad_cifar.train import Config, load_run
 from tinygrad_cifar.viz import training_curves, weight_templates
 from tinygrad_cifar.viz.curves import describe
@@ -16,7 +17,7 @@ TOLERANCE = 1.5
 """Points of accuracy within which a figure agrees with the document's."""
 
 
-def accuracies(recipe: Recipe, results: Results) -> Iterator[Block]:
+def accuracies(recipe: Recipe, results: Results, data: Cifar10) -> Iterator[Block]:
     """The table of accuracies: the document's, and the mean and std over the seeds here."""
     rows = []
     for label, setting in recipe.settings.items():
@@ -54,7 +55,7 @@ def spread(values: list[float], digits: int = 2) -> str:
     return f"{mean} ± {pstdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
-def curves(recipe: Recipe, results: Results) -> Iterator[Block]:
+def curves(recipe: Recipe, results: Results, data: Cifar10) -> Iterator[Block]:
     """Cost, loss and accuracy on training and validation images, for the first seed of each setting."""
     for label, group in results.items():
         run = group[0]
@@ -63,19 +64,18 @@ def curves(recipe: Recipe, results: Results) -> Iterator[Block]:
             yield Figure(picture, _name(recipe, label, "curves"), f"{label}: {caption(run)}")
 
 
-def bands(recipe: Recipe, results: Results) -> Iterator[Block]:
+def bands(recipe: Recipe, results: Results, data: Cifar10) -> Iterator[Block]:
     """Loss and accuracy on the test images over the epochs, mean and std over the seeds."""
-    yield from compared("test_loss", "test_accuracy")(recipe, results)
+    yield from compared("test_loss", "test_accuracy")(recipe, results, data)
 
 
 def compared(*quantities: str) -> Show:
     """All settings in one figure, a panel for each of the ``quantities``."""
 
-    def show(recipe: Recipe, results: Results) -> Iterator[Block]:
+    def show(recipe: Recipe, results: Results, data: Cifar10) -> Iterator[Block]:
         runs = {label: [run.curves() for run in group if not run.failed] for label, group in results.items()}
-        picture = drawn_bands(runs, quantities)
-        shared = describe(common([setting for setting in recipe.settings.values()]))
-        text = f"{' and '.join(map(title, quantities)).capitalize()}, mean and ± one std of {_seeds(results)}. {shared}"
+        picture = pictures.bands(runs, quantities)
+            text = f"{' and '.join(map(title, quantities)).capitalize()}, mean and ± one std of {_seeds(results)}. {shared}"
         yield Figure(picture, _name(recipe, "-".join(quantities)), text)
 
     return show
@@ -84,19 +84,18 @@ def compared(*quantities: str) -> Show:
 def panels(columns: int) -> Show:
     """A grid of the losses of all settings, for the first seed."""
 
-    def show(recipe: Recipe, results: Results) -> Iterator[Block]:
+    def show(recipe: Recipe, results: Results, data: Cifar10) -> Iterator[Block]:
         runs = {
             f"{label}: test {100 * group[0].accuracy('test'):.2f} %": group[0].curves()
             for label, group in results.items() if not group[0].failed
         }  # fmt: skip
-        shared = describe(common([setting for setting in recipe.settings.values()]))
-        text = f"Loss on training and validation images, first seed. {shared}"
-        yield Figure(loss_panels(runs, columns), _name(recipe, "grid"), text)
+            text = f"Loss on training and validation images, first seed. {shared}"
+        yield Figure(pictures.loss_panels(runs, columns), _name(recipe, "grid"), text)
 
     return show
 
 
-def test_table(recipe: Recipe, results: Results) -> Iterator[Block]:
+def after_training(recipe: Recipe, results: Results, data: Cifar10) -> Iterator[Block]:
     """Loss and accuracy on the test images after the last epoch."""
     rows = []
     for label, group in results.items():
@@ -105,7 +104,7 @@ def test_table(recipe: Recipe, results: Results) -> Iterator[Block]:
     yield Table(("setting", "test loss", "test accuracy (%)"), rows, f"After the last epoch, {_seeds(results)}.")
 
 
-def last_losses(recipe: Recipe, results: Results) -> Iterator[Block]:
+def last_losses(recipe: Recipe, results: Results, data: Cifar10) -> Iterator[Block]:
     """How far training got, and when."""
     rows = []
     for label, group in results.items():
@@ -121,7 +120,7 @@ def last_losses(recipe: Recipe, results: Results) -> Iterator[Block]:
                  "last validation loss"), rows)  # fmt: skip
 
 
-def templates(recipe: Recipe, results: Results) -> Iterator[Block]:
+def templates(recipe: Recipe, results: Results, data: Cifar10) -> Iterator[Block]:
     """The weights of each class of a linear classifier, as images."""
     for label, group in results.items():
         if not group[0].failed:
@@ -131,13 +130,11 @@ def templates(recipe: Recipe, results: Results) -> Iterator[Block]:
             yield Figure(weight_templates(weight, CLASSES), _name(recipe, label, "weights"), text)
 
 
-def common(settings: list[Setting]) -> dict[str, object]:
-    """What all configurations have in common and differs from the defaults."""
-    shared = dict(settings[0].config.changed())
-    for setting in settings[1:]:
-        other = setting.config.changed()
-        shared = {name: value for name, value in shared.items() if other.get(name) == value}
-    return shared
+def common(results: Results) -> str:
+    """What the configurations that ran have in common and differs from the defaults."""
+    each = [group[0].config.changed() for group in results.values()]
+    same = set.intersection(*(set(settings.items()) for settings in each)) - {("data", each[0].get("data"))}
+    return describe({name: value for name, value in each[0].items() if (name, value) in same and name != "seed"})
 
 
 def caption(run: Run) -> str:

@@ -36,7 +36,7 @@ SIGMOID = Document(
             "2.3",
             "L2 regularisation",
             {f"λ={lam:g}": Setting(BASE.with_settings(lam=lam)) for lam in (0.01, 0.001, 0.0001)},
-            (shows.test_table, shows.bands),
+            (shows.after_training, shows.bands),
             (
                 Claim("A λ that is too large does not train properly and ends with a larger loss.",
                       lambda r: r["λ=0.01"].final_test("loss") > r["λ=0.001"].final_test("loss")),
@@ -51,7 +51,7 @@ SIGMOID = Document(
                 f"{name} {rate:g}": Setting(config.with_settings(lr=rate))
                 for name, config in (("SGD", BASE), ("Adam", ADAM)) for rate in RATES
             },
-            (shows.test_table, shows.bands),
+            (shows.after_training, shows.bands),
             (
                 Claim("Adam fails when the rate is large.",
                       lambda r: all(r[f"Adam {rate:g}"].mean("test") < 20 for rate in RATES if rate >= 0.1)),
@@ -68,7 +68,7 @@ SIGMOID = Document(
                 f"k={k:g}": Setting(BASE.with_settings(schedule="exponential", lr=0.3, k=k))
                 for k in (0.1, 0.01, 0.001, 0.0001)
             },
-            (shows.test_table, shows.bands),
+            (shows.after_training, shows.bands),
             (
                 Claim("A larger k ends with a lower loss.",
                       lambda r: r["k=0.1"].final_test("loss") < r["k=0.0001"].final_test("loss")),

@@ -101,8 +101,8 @@ def perform(config: Config, store: Path, data: Cifar10 | None = None) -> Run:
     return Run(folder)
 
 
-def perform_all(configs: Iterable[Config], store: Path, jobs: int) -> Iterator[tuple[str, Config]]:
-    """Run ``configs`` in ``jobs`` processes of one BLAS thread each; yields ("begin" | "end", config) as it goes.
+def perform_all(configs: Iterable[Config], store: Path, jobs: int) -> Iterator[tuple[Config, Run | None]]:
+    """Run ``configs`` in ``jobs`` processes of one BLAS thread each; yields each as it begins, and with its Run after.
 
     When the caller stops, or this process dies, however it dies, so do the processes.
     """
@@ -116,10 +116,9 @@ def perform_all(configs: Iterable[Config], store: Path, jobs: int) -> Iterator[t
                 while waiting and len(running) < jobs:
                     config = waiting.pop(0)
                     running[pool.submit(perform, config, store)] = config
-                    yield "begin", config
+                    yield config, None
                 for future in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
-                    future.result()
-                    yield "end", running.pop(future)
+                    yield running.pop(future), future.result()
         except BaseException:
             for child in multiprocessing.active_children():
                 child.terminate()

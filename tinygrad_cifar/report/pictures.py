@@ -38,7 +38,9 @@ def bands(groups: Mapping[str, Sequence[Curves]], quantities: Sequence[str]) -> 
                 axes.fill_between(epochs, mean - std, mean + std, color=colour, alpha=0.2, linewidth=0)
         _dress(axes, title(quantity))
     handles, labels = panels[0].get_legend_handles_labels()
-    picture.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False, labelcolor=INK)
+    picture.legend(
+        handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False, labelcolor=INK
+    )
     return picture
 
 

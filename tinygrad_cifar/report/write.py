@@ -72,7 +72,9 @@ def _html(block: Block) -> str:
         case Table():
             caption = f"<caption>{_escaped(block.caption)}</caption>" if block.caption else ""
             rows = "".join(_html_row("td", row, block.numbers) for row in block.rows)
-            return f'<div class="table"><table>{caption}{_html_row("th", block.header, block.numbers)}{rows}</table></div>'
+            return (
+                f'<div class="table"><table>{caption}{_html_row("th", block.header, block.numbers)}{rows}</table></div>'
+            )
         case Figure():
             image = base64.b64encode(_png(block)).decode()
             caption = _escaped(block.caption)

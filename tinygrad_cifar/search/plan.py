@@ -45,9 +45,6 @@ class Plan:
             raise ConfigError(f"the grid has {size} points, so {self.trials} trials cannot be distinct.")
         if self.noise_seeds < 0 or self.noise_seeds == 1:
             raise ConfigError(f"noise_seeds must be 0, or at least 2 for a spread, not {self.noise_seeds}.")
-        for key in self.keys():
-            self.configuration(key)
-
     def keys(self) -> list[str]:
         """The points of the space."""
         return [str(number) for number in range(self.trials)]

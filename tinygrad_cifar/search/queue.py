@@ -1,0 +1,130 @@
+"""Who does which trial: the queue that the processes of a search share, on one machine or many.
+
+Each trial of the plan has a key, and the storage may hold several attempts at a key. Two rules keep them apart:
+
+1. An attempt that fails leaves its key without an attempt, and any process that finds a key so puts it into the queue.
+   That is how the queue is filled in the first place, too.
+2. Of the attempts at a key that have not failed the oldest one counts; a process that took a younger one lets it fail.
+
+A process that is killed leaves its attempt running for ever. The others notice that its beat has stopped and let it
+fail; should it be alive after all, its result is refused. So a trial is never lost and never counts twice, whatever the
+clocks and delays are.
+"""
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import optuna
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
+
+from tinygrad_cifar.search.plan import Plan
+
+PATIENCE = 30.0
+"""Seconds without a beat after which a trial counts as left behind."""
+
+Beat = tuple[int | None, float]
+
+
+class Queue:
+    """The trials of a study, for one process.
+
+    Args:
+        study: with a plan.
+        patience: seconds without a beat after which a trial of another process counts as left behind.
+    """
+
+    def __init__(self, study: optuna.Study, patience: float = PATIENCE) -> None:
+        self.study, self.patience = study, patience
+        self._beats: dict[int, Beat] = {}
+
+    @property
+    def plan(self) -> Plan:
+        """As the storage has it now: another process may have asked for more trials."""
+        return Plan.from_json(self.study.user_attrs["plan"])
+
+    def missing(self) -> list[str]:
+        """The keys that nobody has finished yet."""
+        finished = {
+            key: attempts[0].value if attempts[0].state is TrialState.COMPLETE else None
+            for key, attempts in self._attempts().items()
+            if attempts[0].state.is_finished()
+        }
+        return [key for key in self.plan.wanted(finished) if key not in finished]
+
+    def take(self) -> optuna.Trial | None:
+        """A trial to do, with its key in ``user_attrs["key"]``; None if there is none at the moment."""
+        self._fail_those_left_behind()
+        self._fill()
+        if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            return None
+        trial = self.study.ask()
+        key = trial.user_attrs.get("key")  # none if another process took the last one just now
+        if key is None or self._attempts()[key][0].number != trial.number:
+            self.fail(trial.number)
+            return None
+        return trial
+
+    def fail(self, number: int) -> None:
+        """Give the trial ``number`` up: its key goes back into the queue."""
+        self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+
+    @contextmanager
+    def beating(self, trial: optuna.Trial) -> Iterator[None]:
+        """Inside, a thread tells the other processes every few seconds that this one is alive."""
+        stop = threading.Event()
+
+        def beat() -> None:
+            count = 0
+            with suppress(UpdateFinishedTrialError):
+                while not stop.wait(self.patience / 6):
+                    count += 1
+                    with suppress(StorageInternalError):  # a busy database; the next beat will do
+                        trial.set_user_attr("beat", count)
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def _attempts(self) -> dict[str, list[FrozenTrial]]:
+        """For each key the attempts that have not failed, oldest first."""
+        attempts = defaultdict(list)
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.state is not TrialState.FAIL and "key" in trial.user_attrs:
+                attempts[trial.user_attrs["key"]].append(trial)
+        return attempts
+
+    def _fill(self) -> None:
+        attempts = self._attempts()
+        for key in self.missing():
+            if key not in attempts:
+                self.study.add_trial(_waiting(self.plan, key))
+
+    def _fail_those_left_behind(self) -> None:
+        now = time.monotonic()
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        for trial in running:
+            beat = trial.user_attrs.get("beat")
+            last, since = self._beats.get(trial.number, (beat, now))
+            self._beats[trial.number] = (beat, since if beat == last else now)
+            if beat == last and now - since > self.patience:
+                self.fail(trial.number)
+
+
+def _waiting(plan: Plan, key: str) -> FrozenTrial:
+    """A trial for the queue. Its parameters are there for Optuna's own tools; ours go by the key."""
+    settings = plan.settings(key)
+    numbers = {name: float(v) for name, v in settings.items() if isinstance(v, int | float)}
+    return optuna.create_trial(
+        state=TrialState.WAITING,
+        params=numbers,
+        distributions={name: optuna.distributions.FloatDistribution(v, v) for name, v in numbers.items()},
+        user_attrs={"key": key, "settings": settings, "seed": plan.seed(key)},
+    )

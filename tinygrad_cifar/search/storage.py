@@ -1,0 +1,81 @@
+"""Where a search is kept: an Optuna storage, which many processes on many machines can share."""
+
+import time
+from pathlib import Path
+
+import optuna
+from sqlalchemy.exc import SQLAlchemyError
+
+from tinygrad_cifar.errors import SearchError
+from tinygrad_cifar.search.plan import Plan
+
+JOURNAL = (".journal", ".log")
+ATTEMPTS = 5
+
+
+def open_storage(storage: str) -> optuna.storages.BaseStorage:
+    """The storage that ``storage`` names.
+
+    A name with ``://`` is the URL of a database, as ``postgresql+psycopg://user@host/name``; a file ending in .journal
+    or .log is an append-only journal, which network file systems can carry; any other file is an SQLite database.
+
+    Raises:
+        SearchError: it cannot be opened, or the driver of the database is not installed.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # creating a study is no news
+    try:
+        if Path(storage).suffix in JOURNAL and "://" not in storage:
+            return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(storage))
+        return _open_database(storage if "://" in storage else f"sqlite:///{storage}")
+    except ImportError as error:
+        raise SearchError(f"{storage} needs a database driver: {error}. For PostgreSQL: pip install psycopg.") from error
+    except (SQLAlchemyError, optuna.exceptions.OptunaError, OSError, ValueError) as error:
+        raise SearchError(f"the storage {storage} cannot be opened: {error}") from error
+
+
+def _open_database(url: str) -> optuna.storages.BaseStorage:
+    """Two processes that create the tables of a new database at the same time may trip over each other: once more."""
+    waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    for attempt in range(ATTEMPTS):
+        try:
+            return optuna.storages.RDBStorage(url, engine_kwargs=waiting)
+        except SQLAlchemyError:
+            if attempt == ATTEMPTS - 1:
+                raise
+            time.sleep(0.2 * 2**attempt)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def open_study(storage: str, name: str) -> optuna.Study:
+    """The study ``name`` of ``storage``.
+
+    Raises:
+        SearchError: there is none.
+    """
+    opened = open_storage(storage)
+    try:
+        return optuna.load_study(study_name=name, storage=opened)
+    except KeyError:
+        names = ", ".join(optuna.get_all_study_names(opened)) or "none"
+        raise SearchError(f"{storage} has no study {name!r}; it has: {names}.") from None
+
+
+def begin_study(storage: str, name: str, plan: Plan) -> optuna.Study:
+    """The study ``name``, new or as it was left, now with ``plan``.
+
+    Raises:
+        SearchError: it is there already and searches something else.
+    """
+    study = optuna.create_study(
+        study_name=name, storage=open_storage(storage), direction="maximize", load_if_exists=True
+    )
+    if text := study.user_attrs.get("plan"):
+        differences = plan.differences(Plan.from_json(text))
+        if differences:
+            raise SearchError(
+                f"the study {name!r} in {storage} differs in {', '.join(differences)}: take another name for the study, "
+                "or the same settings to go on with it."
+            )
+    if text != plan.to_json():
+        study.set_user_attr("plan", plan.to_json())
+    return study
