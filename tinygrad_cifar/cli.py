@@ -1,4 +1,4 @@
-"""The command line: ``tinygrad-cifar train | data | evaluate | graph``.
+"""The command line: ``tinygrad-cifar train | data | evaluate | graph | check``.
 
 What is heavy is imported by the command that needs it, so that ``--help`` is quick.
 """
@@ -55,11 +55,11 @@ def _option_type(name: str, kind: Any) -> Any:
     return kind
 
 
-def _setting_options(groups: tuple[str, ...]) -> list[inspect.Parameter]:
+def _setting_options(wanted: tuple[str, ...]) -> list[inspect.Parameter]:
     kinds = get_type_hints(Config)
     parameters = []
     for setting in dataclasses.fields(Config):
-        if setting.metadata["group"] in groups:
+        if setting.metadata["group"] in wanted or setting.name in wanted:
             default = "" if setting.default is None else f" (default {_written(setting.default)})"
             option = typer.Option(
                 help=setting.metadata["meaning"] + default,
@@ -79,15 +79,15 @@ def _written(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def with_settings(*groups: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorator: a command gets an option for every setting of these groups of Config; none of them is declared twice.
+def with_settings(*wanted: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator: a command gets an option for settings of Config, named one by one or by their group, declared nowhere else.
 
     The command's parameter ``config`` becomes the options --preset and --config and all settings, and receives the
     Config that they describe.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        options = _setting_options(groups)
+        options = _setting_options(wanted)
         own = [p for p in inspect.signature(command).parameters.values() if p.name != "config"]
 
         def wrapper(preset: Any, config: Path | None, **given: Any) -> None:
@@ -298,3 +298,62 @@ def reproduce(
         raise typer.Exit(INTERRUPTED) from None
     for page in pages:
         print(f"wrote {page} and report.md beside it")
+
+
+Document = _words("Document", ("a1", "a2", "a3"))
+
+
+@app.command(epilog="Example: tinygrad-cifar check --hidden 50,50 --batch-norm --lam 0.005 --images 10")
+@with_settings("Network", "lam", "l2_convention", "data", "synthetic", "split", "standardise", "seed")
+def check(
+    config: Config,
+    images: Annotated[int, typer.Option(help="training images that the cost is taken over", min=2)] = 10,
+    entries: Annotated[str, typer.Option(help="of each parameter: a number, all, or directions")] = "1000",
+    order: Annotated[int, typer.Option(help="2 checks second derivatives as well", min=1, max=2)] = 1,
+    document: Annotated[
+        Document | None,  # type: ignore[valid-type]
+        typer.Option(help="print the gradient checks of a document instead, with its columns"),
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="the report as Markdown, to paste")] = False,
+) -> None:
+    """Check a network's gradients on CIFAR-10: a verdict for every parameter, and which op is to blame.
+
+    The exit code is 1 if a gradient is wrong, or if nothing could be proven.
+    """
+    import numpy as np
+    from rich.console import Console
+
+    from tinygrad_cifar import nn, random
+    from tinygrad_cifar.data import Standardiser
+    from tinygrad_cifar.gradcheck import check_gradients, documents
+    from tinygrad_cifar.tensor import Tensor
+    from tinygrad_cifar.train.build import build_model, load_data, split_data
+
+    if not (entries in ("all", "directions") or entries.isdecimal()):
+        raise ConfigError(f"--entries takes a number, all, or directions; not {entries!r}.")
+    random.manual_seed(config.seed)
+    train, _ = split_data(config, load_data(config))
+    x = Standardiser.fit(train.images, config.standardise).transform(train.images[:images], np.float64)
+    y = train.labels[:images].astype(int)
+    if document is not None:
+        print("\n\n".join(str(table) for table in documents.DOCUMENTS[document.value](x, y)))
+        return
+    model = build_model(config)
+    inputs = Tensor(x.astype(config.dtype))
+
+    def cost() -> Tensor:
+        loss = nn.F.cross_entropy(model(inputs), y)
+        return loss + nn.l2_penalty(model, config.lam, config.l2_convention) if config.lam else loss  # type: ignore[arg-type]
+
+    report = check_gradients(
+        cost,
+        model,
+        entries=int(entries) if entries.isdecimal() else entries,
+        order=order,  # type: ignore[arg-type]
+    )
+    if markdown:
+        print(report.to_markdown())
+    else:
+        console = Console()
+        console.print(report if console.is_terminal else str(report), soft_wrap=not console.is_terminal)
+    raise typer.Exit(0 if report.ok else 1)

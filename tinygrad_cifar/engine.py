@@ -24,6 +24,7 @@ from tinygrad_cifar.tensor import (
     _wrap,
 )
 
+_SEQUENCES = {tuple, list}
 Place = Node | Tensor  # a place of the graph where a gradient arrives: a recorded result, or a leaf
 
 
@@ -144,7 +145,7 @@ def _walk(
     recording, _Mode.recording = _Mode.recording, create_graph
     try:
         for y, seed in seeds:
-            arrive(y.node or y, seed if create_graph else seed.data.copy())
+            arrive(y.node or y, seed if create_graph else seed.data)
         while heap:
             node = heappop(heap)[1]
             g = pending.pop(node)
@@ -158,7 +159,7 @@ def _walk(
             if wanted is not None:
                 parents = tuple(p if p in wanted or p in ends else None for p in parents)
             gradients = _rule(node, g, parents, create_graph)
-            if not isinstance(gradients, tuple | list) or len(gradients) < len(parents):
+            if type(gradients) not in _SEQUENCES or len(gradients) < len(parents):
                 raise GraphError(
                     f"the gradient rule of {node.op.name} must return a tuple of {len(parents)}: a gradient or None "
                     "for each input."
@@ -168,8 +169,12 @@ def _walk(
                     gradient = gradients[i]
                     if callable(gradient):
                         gradient = gradient()
-                    if gradient is not None:
-                        arrive(parent, _checked(node, i, parent, gradient, g))
+                    if gradient is None:
+                        continue
+                    fits = type(parent) is Node and type(gradient) is np.ndarray and gradient.shape == parent.shape
+                    if not fits or gradient.dtype is not parent.dtype or _Mode.detecting:
+                        gradient = _checked(node, i, parent, gradient, g)
+                    arrive(parent, gradient)
             if not retain:
                 node.saved = node.kept = node.out = None
                 node.parents = ()
@@ -306,7 +311,10 @@ def _seed(output: Tensor, gradient: Operand | None) -> Tensor:
                 "the gradient from above: backward(gradient)."
             )
         return _wrap(np.ones(output.shape, output.dtype))
-    seed = gradient if isinstance(gradient, Tensor) else Tensor(np.asarray(gradient, output.dtype))
+    if isinstance(gradient, Tensor):
+        seed = gradient if gradient.requires_grad else Tensor(gradient.data.copy())
+    else:
+        seed = Tensor(np.array(gradient, output.dtype))
     if seed.shape != output.shape:
         raise ShapeError(f"the gradient from above has shape {seed.shape}, but the output has {output.shape}.")
     if seed.dtype != output.dtype:

@@ -42,4 +42,10 @@ class ConfigError(TinygradCifarError, ValueError):
 
 
 class CompileError(TinygradCifarError, RuntimeError):
-    """A step does something that a replay could not repeat faithfully."""
+    """A step does something that a replay could not repeat faithfully. It was done once; ``result`` is what it gave."""
+
+    result: object = None
+
+
+class SearchError(TinygradCifarError, RuntimeError):
+    """A hyper-parameter search cannot be begun, continued or finished."""

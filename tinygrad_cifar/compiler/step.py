@@ -62,6 +62,15 @@ class CompiledStep:
         before, attempts = self._candidates.pop(key, (None, 0))
         recording = Recording(self.step, args, kwargs, before)
         result = recording.run()
+        try:
+            self._learn(key, recording, before, attempts)
+        except CompileError as error:
+            error.result = result  # the step itself was done
+            raise
+        return result
+
+    def _learn(self, key: Hashable, recording: "Recording", before: "Recording | None", attempts: int) -> None:
+        recording.check()
         difference = "first call with such arguments" if before is None else before.difference(recording)
         if difference:
             self.recordings.append(difference)
@@ -76,7 +85,6 @@ class CompiledStep:
             programs = self.programs.setdefault(key, [])
             programs.append(recording.program())
             del programs[:-ATTEMPTS]
-        return result
 
 
 def _add(x: Any, key: list[Any], inputs: list[Any]) -> None:
@@ -174,7 +182,7 @@ class Recording:
     # Running --------------------------------------------------------------------------------------------------
 
     def run(self) -> Any:
-        before = self.around.now()
+        self.before = self.around.now()
         versions = {t: t.version[0] for t in self.around.tensors}
         with self.tracer, self._patched():
             self._wrap()
@@ -193,7 +201,6 @@ class Recording:
         self.cleared = [t for t, g in self.entry.items() if g is not None and t.grad is None]
         for tensor, version in versions.items():
             self.bumps[tensor] = tensor.version[0] - version - self.bumps.get(tensor, 0)
-        self._check_unchanged(before)
         return self._returned(self.outputs)
 
     def _wrap(self) -> None:
@@ -226,10 +233,11 @@ class Recording:
 
         def as_array(tensor: Tensor, dtype: Any = None, copy: bool | None = None) -> Array:
             if type(tensor.data) is Traced:
-                raise CompileError(
-                    f"{where()}: np.asarray of a Tensor takes its values out of the step while that is recorded. Use "
+                tracer.refuse(
+                    "np.asarray of a Tensor takes its values out of the step while that is recorded. Use "
                     "NumPy functions on the Tensor itself or on t.data, or return it from the step."
                 )
+                return np.array(np.asarray(tensor.data), dtype, copy=copy)
             return convert(tensor, dtype, copy)
 
         def forward(module: Module, *args: Any, **kwargs: Any) -> Any:
@@ -293,10 +301,13 @@ class Recording:
             numbers: Any = {name: Number(v, ("coefficient", number, k, name), tracer) for name, v in values.items()}
             optimizer.apply(traced, traced.gradient(), numbers)
 
-    def _check_unchanged(self, before: dict[tuple[int, str], tuple[Any, Any]]) -> None:
+    def check(self) -> None:
+        """Raise CompileError where the step did something that its array operations do not tell of."""
+        if self.tracer.refusal:
+            raise CompileError(self.tracer.refusal)
         after = self.around.now()
         adopted = [slot.view for optimizer, _ in self.steps for slot in optimizer._slots]
-        for (key, name), (held, value) in before.items():
+        for (key, name), (held, value) in self.before.items():
             now = after.get((key, name), (None, None))[1]
             same = now is value or (isinstance(value, int | float | str) and type(now) is type(value) and now == value)
             if not same and name not in ("_present", "_segments") and not any(now is view for view in adopted):

@@ -184,7 +184,7 @@ def _refused(name: str, why: str) -> Callable[..., Any]:
 
     def method(self: Traced, *args: Any, **kwargs: Any) -> Any:
         if _tracer:
-            raise CompileError(f"{where()}: {name} {why}")
+            _tracer.refuse(f"{name} {why}")
         return function(_plain(self), *args, **kwargs)
 
     method.__name__ = name
@@ -271,6 +271,7 @@ class Tracer:
         self.roots: list[Root] = []  # by address
         self.starts: list[int] = []
         self.pinned: dict[Hashable, float] = {}  # numbers that Python code looked at
+        self.refusal = ""  # the first thing that a replay could not do
 
     def __enter__(self) -> None:
         global _tracer
@@ -281,6 +282,10 @@ class Tracer:
     def __exit__(self, *_: object) -> None:
         global _tracer
         _tracer = None
+
+    def refuse(self, reason: str) -> None:
+        """The step runs on, so that an error of its own comes first, but it gives no program."""
+        self.refusal = self.refusal or f"{where()}: {reason}"
 
     # Memory ---------------------------------------------------------------------------------------------------
 
@@ -306,14 +311,14 @@ class Tracer:
         """Which piece of which memory an operand is."""
         root = self.find(array)
         if root is not None and root.kind == "gradient":
-            raise CompileError(
-                f"{where()}: the step adds to the gradients that were there before it. Clear them at its beginning, "
+            self.refuse(
+                "the step adds to the gradients that were there before it. Clear them at its beginning, "
                 "optimizer.zero_grad() or model.zero_grad(), and add up inside one step."
             )
         if root is None:
             if type(array) is Traced:
-                raise CompileError(
-                    f"{where()}: an array came out of a NumPy function that hides its work from the recording. Use "
+                self.refuse(
+                    "an array came out of a NumPy function that hides its work from the recording. Use "
                     "functions of whole arrays, or leave the step uncompiled."
                 )
             root = self.add(_owner(array), "outside")
@@ -339,7 +344,7 @@ class Tracer:
         if function in _ABOUT_SHAPE:
             return function(*_plain(args), **_plain(kwargs))
         if function in _WRITERS:
-            raise CompileError(f"{where()}: np.{function.__name__} {_REORDERS}")
+            self.refuse(f"np.{function.__name__} {_REORDERS}")
         out = kwargs.get("out")
         out = out[0] if isinstance(out, tuple) else out
         instruction = Instruction(
@@ -358,10 +363,11 @@ class Tracer:
         if function is operator.getitem and isinstance(result, np.generic):
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
             result = _plain(args[0])[(*_plain(index), ...)]
-        if isinstance(result, tuple | list) and all(isinstance(r, np.ndarray) for r in result):
-            raise CompileError(f"{where()}: {_named(function)} returns several arrays, which is not recorded.")
         if not isinstance(result, np.ndarray | np.generic):
-            raise CompileError(f"{where()}: {_named(function)} {_LEAVES}")
+            several = isinstance(result, tuple | list)
+            name = getattr(function, "__name__", str(function))
+            self.refuse(f"{name} {'returns several arrays, which is not recorded.' if several else _LEAVES}")
+            return result
         result = np.asarray(result)
         if self.find(result) is None or not result.size:
             root = self.add(result, "planned" if takes_out(function, result) else "bound")
@@ -401,10 +407,6 @@ def _owner(array: Array) -> Array:
 def _compact(array: Array) -> bool:
     start, stop = byte_bounds(array)
     return stop - start == array.nbytes
-
-
-def _named(function: Any) -> str:
-    return getattr(function, "__name__", str(function))
 
 
 class Draws:

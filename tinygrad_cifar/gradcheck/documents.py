@@ -59,9 +59,14 @@ def analytic_central_forward(x: Array, y: Array, lam: float) -> Table:
         "Gradient", "Method", "Rel Diff Min [e+04]", "Rel Diff Max [e+04]", "Rel Diff Mean [e+04]", "Abs Diff Max [e+06]",
         "Abs Diff Mean [e+06]",
     )  # fmt: skip
-    largest = max(row["absolute max"] for row in comparison.statistics())
-    same = "all absolute differences are below 1e-6" if largest < 1e-6 else f"an absolute difference is {largest:.1e}"
-    return Table(f"Analytic, central and forward differences, λ = {lam:g}", columns, rows, [same], largest < 1e-6)
+    largest = max(row["absolute max"] for row in comparison.statistics() if row["pair"] == "ANL-CDM")
+    notes = [f"the largest absolute difference between ANL and CDM is {largest:.1e}"]
+    if lam:
+        notes.append(
+            f"Forward differences of {lam:g} ‖W‖² with h = {H:g} are off by {lam * H:.0e} in every entry, as here. The "
+            "document's figures for λ = 1 show nothing of it: it seems that λ was not in the cost that it differentiated."
+        )
+    return Table(f"Analytic, central and forward differences, λ = {lam:g}", columns, rows, notes, largest < 1e-6)
 
 
 def average_errors(x: Array, y: Array, threshold: float = 1e-5) -> Table:

@@ -34,7 +34,9 @@ def run(program: Program, leaf: int, change: Any, steps: Iterable[Step], watch: 
         flags = [s in copies for s in step.sources]
         arguments = step.arguments(program.values)
         arguments = [copies.get(-1 if s is None else s, a) for s, a in zip(step.sources, arguments, strict=True)]
-        copies[step.slot] = forward(step, arguments, flags, program.values[step.slot])
+        out = copies[step.slot] = forward(step, arguments, flags, program.values[step.slot])
+        if isinstance(out, np.ndarray) and out.dtype.kind == "c" and out.flags.writeable:
+            out.real = program.values[step.slot]  # a complex step changes it by rounding only, which chaos would amplify
         if watch:
             watch(step, arguments, flags, copies[step.slot])
     return dense(copies[program.out]) if program.out in copies else None

@@ -20,6 +20,7 @@ from tinygrad_cifar.tensor import Array
 NARROW = 1e-3  # an error bar of at most this share of the value tells something
 EXACT = 2.0**-43  # rounding of a complex step relative to its value
 UNDERFLOW = 1e-230  # float64 ends at 1e-308, and a complex step is 1e-60
+SAFETY = 16  # times the largest rounding error seen in the imitations
 BLOCK = 1024  # so many doubtful entries get a second opinion at a time
 SAME = 1e-9  # slopes to the left and right that differ by less, relatively, are one
 
@@ -66,7 +67,7 @@ class Sides:
         """
         probe = self.probe(leaf)
         runs = probes.of(self.gradients[leaf])
-        analytic, blur = runs[0], 8 * np.abs(runs[1:] - runs[0]).max(0, initial=0) + UNDERFLOW
+        analytic, blur = runs[0], SAFETY * np.abs(runs[1:] - runs[0]).max(0, initial=0) + UNDERFLOW
         if not probe.reaches:
             zeros = np.zeros(len(probes))
             return Findings(probes, analytic, zeros, zeros, zeros, zeros, _smooth(analytic, zeros, zeros, zeros))

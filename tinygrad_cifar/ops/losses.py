@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_cifar.ops.neural import filled, sigmoid, softplus
+from tinygrad_cifar.ops.neural import column_means, column_sums, sigmoid, softplus
 from tinygrad_cifar.tensor import Array, Tensor, op
 
 
@@ -29,21 +29,21 @@ def softmax_cross_entropy(logits: Array, *, labels: Array) -> tuple[Array, Any]:
 
     With P the probabilities and Y the one-hot labels: d logits = (P - Y) / N.
     """
-    n, classes = logits.shape
-    p = logits - logits.max(1, keepdims=True)
-    own = _pick(p, labels)
+    p = logits.T.copy()  # (C, N): NumPy reduces over the first axis several times faster than over the last
+    p -= np.maximum.reduce(p)
+    own = p[labels, _rows(len(labels))]
     np.exp(p, out=p)
-    total = p @ filled(classes, 1, p.dtype)
-    p /= total[:, None]
-    return filled(n, 1 / n, p.dtype) @ (np.log(total) - own), p
+    total = column_sums(p)
+    p /= total
+    return column_means(np.log(total) - own), p
 
 
 @softmax_cross_entropy.gradient
 def softmax_cross_entropy_gradient(g: Array, out: Any, logits: Any, *, labels: Array, kept: Array) -> Any:
     scale = g / len(labels)
     d = kept * scale
-    d[_rows(len(labels)), labels] -= scale
-    return (d,)
+    d[labels, _rows(len(labels))] -= scale
+    return (d.T,)
 
 
 def composed_binary_cross_entropy_with_logits(logits: Tensor, *, targets: Array) -> Tensor:

@@ -1,5 +1,7 @@
 """The softmax classifier: one layer, trained on one batch of CIFAR-10."""
 
+from itertools import pairwise
+
 from tinygrad_cifar.recipes import gradients, images, shows
 from tinygrad_cifar.recipes.recipe import Claim, Document, Recipe, Results, Setting
 from tinygrad_cifar.train import Config
@@ -16,7 +18,7 @@ def _gap(results: Results, label: str) -> float:
 def _rises(results: Results, label: str) -> int:
     """In how many epochs the validation loss rises."""
     losses = [row.val_loss for row in results[label][0].history]
-    return sum(later > earlier for earlier, later in zip(losses[:-1], losses[1:], strict=True))
+    return sum(later > earlier for earlier, later in pairwise(losses))
 
 
 A1 = Document(

@@ -41,8 +41,8 @@ A3 = Document(
     "a3",
     "A3: k layers and batch norm",
     "Fully connected layers with ReLU, He initialisation, λ‖W‖², batches of 100 reshuffled each epoch, η in triangles "
-    "between 1e-5 and 1e-1. Batch norm keeps moving averages as 0.9 · old + 0.1 · new. 45,000 images to train on, 5,000 "
-    "to validate on, pixels standardised one by one.",
+    "between 1e-5 and 1e-1. Batch norm keeps moving averages as 0.9 · old + 0.1 · new. 45,000 images to train on, "
+    "5,000 to validate on, pixels standardised one by one.",
     (
         Recipe("gradients", "1.1", "Gradients without batch norm: 2, 3 and 4 layers", shows=(gradients.plain_layers,)),
         Recipe(
@@ -148,7 +148,8 @@ A3 = Document(
             _sigma_settings(),
             (shows.accuracies, shows.panels(2)),
             (
-                Claim("With batch norm the accuracy depends far less on σ.", lambda r: _spread(r, True) < _spread(r, False) / 5),
+                Claim("With batch norm the accuracy depends far less on σ.",
+                      lambda r: _spread(r, True) < _spread(r, False) / 5),
                 Claim("σ = 1e-4 does not train without batch norm, and does with it.",
                       lambda r: r[_sigma(1e-4, False)].mean("test") < 15 < 45 < r[_sigma(1e-4, True)].mean("test")),
             ),

@@ -9,11 +9,11 @@ from tinygrad_cifar.recipes.store import Run
 from tinygrad_cifar.train import Config
 from tinygrad_cifar.train.watchers import clock
 
+Watch = Callable[[Config, Run | None], None]
+
 
 @contextmanager
-def progress(
-    work: Mapping[Config, float], names: Mapping[Config, str]
-) -> Iterator[Callable[[Config, Run | None], None]]:
+def progress(work: Mapping[Config, float], names: Mapping[Config, str]) -> Iterator[Watch]:
     """Yields a function to call with a run's Config when it begins, and again with the Run when it is finished.
 
     Args:

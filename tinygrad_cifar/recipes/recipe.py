@@ -13,7 +13,7 @@ SEED = 12345
 """The seed of the first repeat, as in the A3 document; repeat i has SEED + i."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Setting:
     """One network of an experiment.
 
@@ -60,7 +60,7 @@ Results = Mapping[str, Group]
 Show = Callable[["Recipe", Results, Cifar10], Iterable[Block]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Claim:
     """A conclusion of the document, and whether it holds for the results."""
 
@@ -68,7 +68,7 @@ class Claim:
     holds: Callable[[Results], bool]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Recipe:
     """One experiment of a document.
 
@@ -93,7 +93,7 @@ class Recipe:
     repeats: int = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Document:
     """The experiments of one document, in its order."""
 

@@ -119,8 +119,8 @@ def describe(document: Document, recipes: Sequence[Recipe], plan: Plan, data: Ci
     if plan.quick:
         report.intro.append(
             Flag(
-                "QUICK VERSION: at most 1,000 training images and a tenth of the epochs. It shows that everything runs; "
-                "its figures say nothing about the document's."
+                "QUICK VERSION: at most 1,000 training images and a tenth of the epochs. It shows that everything "
+                "runs; its figures say nothing about the document's."
             )
         )
     if data.is_synthetic:
@@ -176,6 +176,6 @@ def _origin(document: Document, recipes: Sequence[Recipe], plan: Plan, data: Cif
     command += f" --repeats {plan.repeats}" if plan.repeats else ""
     return (
         f"Made by `{command}` with tinygrad_cifar {here['tinygrad_cifar']}, Python {here['python']}, NumPy "
-        f"{here['numpy']} ({here['blas']}) on {here['processor']}, one BLAS thread a run, in {seconds / 60:.1f} minutes of "
-        f"one thread. Accuracies are of the final weights in evaluation mode, in per cent."
+        f"{here['numpy']} ({here['blas']}) on {here['processor']}, one BLAS thread a run, in {seconds / 60:.1f} minutes "
+        "of one thread. Accuracies are of the final weights in evaluation mode, in per cent."
     )

@@ -6,8 +6,8 @@ from statistics import fmean, pstdev
 from tinygrad_cifar.data import CLASSES, Cifar10
 from tinygrad_cifar.recipes.recipe import Recipe, Results, Show
 from tinygrad_cifar.recipes.store import Run
-from tinygrad_cifar.report.blocks import Block, Figure, Table
 from tinygrad_cifar.report import pictures
+from tinygrad_cifar.report.blocks import Block, Figure, Table
 from tinygrad_cifar.report.pictures import TITLES, title
 from tinygrad_cifar.train import Config, load_run
 from tinygrad_cifar.viz import training_curves, weight_templates
@@ -75,7 +75,8 @@ def compared(*quantities: str) -> Show:
     def show(recipe: Recipe, results: Results, data: Cifar10) -> Iterator[Block]:
         runs = {label: [run.curves() for run in group if not run.failed] for label, group in results.items()}
         picture = pictures.bands(runs, quantities)
-            text = f"{' and '.join(map(title, quantities)).capitalize()}, mean and ± one std of {_seeds(results)}. {shared}"
+        what = " and ".join(map(title, quantities)).capitalize()
+        text = f"{what}, mean and ± one std of {_seeds(results)}. {common(results)}"
         yield Figure(picture, _name(recipe, "-".join(quantities)), text)
 
     return show
@@ -89,7 +90,7 @@ def panels(columns: int) -> Show:
             f"{label}: test {100 * group[0].accuracy('test'):.2f} %": group[0].curves()
             for label, group in results.items() if not group[0].failed
         }  # fmt: skip
-            text = f"Loss on training and validation images, first seed. {shared}"
+        text = f"Loss on training and validation images, first seed. {common(results)}"
         yield Figure(pictures.loss_panels(runs, columns), _name(recipe, "grid"), text)
 
     return show

@@ -16,10 +16,10 @@ REPEATS = 10
 SIGMOID = Document(
     "sigmoid",
     "The sigmoid network: regularisation, optimisers, decay",
-    "Two hidden layers of 100 sigmoids, batches of 64, 20 epochs, SGD with γ = 0.3, and λ/2‖w‖². The document shows the "
-    "mean and standard deviation over 10 repeats of loss and accuracy on the test images, and states one figure: "
-    "about 50 %. It says nothing of initialisation and preprocessing; here: Xavier, pixels standardised one by one, and "
-    "49,000 training images.",
+    "Two hidden layers of 100 sigmoids, batches of 64, 20 epochs, SGD with γ = 0.3, and λ/2‖w‖². The document shows "
+    "the mean and standard deviation over 10 repeats of loss and accuracy on the test images, and states one figure: "
+    "about 50 %. It says nothing of initialisation and preprocessing; here: Xavier, pixels standardised one by one, "
+    "and 49,000 training images.",
     (
         Recipe("gradients", "2.1", "The document's formulas, backpropagation and numeric gradients",
                shows=(gradients.sigmoid_layers,)),

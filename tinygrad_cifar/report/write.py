@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from tinygrad_cifar.report.blocks import Block, Figure, Flag, Report, Table, Text
@@ -15,13 +16,19 @@ PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }}
-h1 {{ font-size: 1.7rem; }} h2 {{ font-size: 1.25rem; margin-top: 3rem; border-top: 1px solid #ddd; padding-top: 1rem; }}
-nav li {{ list-style: none; }} nav ul {{ padding: 0; columns: 2; }} a {{ color: #0072b2; }}
-div.table {{ overflow-x: auto; margin: 1rem 0; }} table {{ border-collapse: collapse; font-size: .9rem; }}
-th, td {{ padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: left; }} .n {{ text-align: right; font-variant-numeric: tabular-nums; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 62rem; margin: 2rem auto;
+       padding: 0 1rem; }}
+h1 {{ font-size: 1.7rem; }}
+h2 {{ font-size: 1.25rem; margin-top: 3rem; border-top: 1px solid #ddd; padding-top: 1rem; }}
+a {{ color: #0072b2; }}
+nav ul {{ list-style: none; padding: 0; columns: 2; }}
+div.table {{ overflow-x: auto; margin: 1rem 0; }}
+table {{ border-collapse: collapse; font-size: .9rem; }}
+th, td {{ padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: left; }}
+.n {{ text-align: right; font-variant-numeric: tabular-nums; }}
 caption, figcaption {{ color: #666; font-size: .9rem; text-align: left; padding: .3rem 0; }}
-figure {{ margin: 1.2rem 0; }} img {{ max-width: 100%; height: auto; }}
+figure {{ margin: 1.2rem 0; }}
+img {{ max-width: 100%; height: auto; }}
 p.flag {{ border-left: 4px solid #d55e00; padding: .2rem .8rem; background: #fdf3ec; }}
 </style>
 </head>
@@ -84,10 +91,9 @@ def _html(block: Block) -> str:
             )
 
 
-def _html_row(tag: str, cells: object, numbers: int) -> str:
-    written = [_escaped(str(cell)) for cell in cells]  # type: ignore[attr-defined]
-    classes = ["" if i < numbers else ' class="n"' for i in range(len(written))]
-    return "<tr>" + "".join(f"<{tag}{c}>{cell}</{tag}>" for c, cell in zip(classes, written, strict=True)) + "</tr>"
+def _html_row(tag: str, cells: Sequence[str], numbers: int) -> str:
+    side = ["" if i < numbers else ' class="n"' for i in range(len(cells))]
+    return f"<tr>{''.join(f'<{tag}{c}>{_escaped(cell)}</{tag}>' for c, cell in zip(side, cells, strict=True))}</tr>"
 
 
 def _markdown(block: Block) -> str:

@@ -84,8 +84,10 @@ class Plan:
         for name in settings:
             if name not in known or name in ("seed", "data", "synthetic"):
                 raise ConfigError(f"a search cannot vary {name!r}: it varies settings of the network and its training.")
-        hidden = {"hidden": tuple(settings["hidden"])} if "hidden" in settings else {}
-        return self.config.with_settings(**(settings | hidden), seed=self.seed(key))
+        if "hidden" in settings:
+            widths = settings["hidden"]
+            settings["hidden"] = tuple(widths) if isinstance(widths, list | tuple) else (widths,)
+        return self.config.with_settings(**settings, seed=self.seed(key))
 
     def _mixed(self, keys: list[str]) -> list[str]:
         """In a random order, so that "later" does not mean "larger" when the order of trials is tested."""

@@ -70,7 +70,8 @@ class Queue:
 
     def fail(self, number: int) -> None:
         """Give the trial ``number`` up: its key goes back into the queue."""
-        self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+        with suppress(UpdateFinishedTrialError):  # somebody was faster
+            self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
     @contextmanager
     def beating(self, trial: optuna.Trial) -> Iterator[None]:

@@ -76,7 +76,8 @@ class Space:
     def __init__(self, *blocks: Block) -> None:
         _require(all(blocks) and len(blocks) > 0, "a search needs something to vary, as {'lam': Range(1e-5, 1e-1)}.")
         self.blocks = [
-            {name: v if isinstance(v, Range) else list(v) for name, v in block.items()} for block in blocks
+            {name: v if isinstance(v, Range) else [_plain(item) for item in v] for name, v in block.items()}
+            for block in blocks
         ]
         for name, values in (item for block in self.blocks for item in block.items()):
             _require(isinstance(values, Range) or len(values) > 0, f"the list of values of {name} is empty.")
@@ -93,6 +94,12 @@ class Space:
             return None
         return sum(len(_combinations(block)) for block in self.blocks)
 
+    def block_of(self, number: int) -> int:
+        """Which block the point ``number`` belongs to."""
+        if self.size is None:
+            return number % len(self.blocks)
+        return [which for which, block in enumerate(self.blocks) for _ in _combinations(block)][number]
+
     def point(self, number: int, seed: int) -> dict[str, Any]:
         """The settings of trial ``number``, from 0: a pure function of its arguments.
 
@@ -100,8 +107,7 @@ class Space:
         """
         if self.size is not None:
             return [point for block in self.blocks for point in _combinations(block)][number]
-        turn, which = divmod(number, len(self.blocks))
-        block = self.blocks[which]
+        turn, block = number // len(self.blocks), self.blocks[self.block_of(number)]
         combinations = _combinations(block)
         rng = np.random.default_rng([seed, number])
         drawn = {name: v.at(rng.random()) for name, v in block.items() if isinstance(v, Range) and v.points is None}
@@ -147,6 +153,10 @@ def _parse_value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _is_drawn(values: Values) -> bool:

@@ -54,7 +54,7 @@ def open_study(storage: str, name: str) -> optuna.Study:
     """
     opened = open_storage(storage)
     try:
-        return optuna.load_study(study_name=name, storage=opened)
+        return optuna.load_study(study_name=name, storage=opened, sampler=optuna.samplers.RandomSampler())
     except KeyError:
         names = ", ".join(optuna.get_all_study_names(opened)) or "none"
         raise SearchError(f"{storage} has no study {name!r}; it has: {names}.") from None
@@ -67,7 +67,8 @@ def begin_study(storage: str, name: str, plan: Plan) -> optuna.Study:
         SearchError: it is there already and searches something else.
     """
     study = optuna.create_study(
-        study_name=name, storage=open_storage(storage), direction="maximize", load_if_exists=True
+        study_name=name, storage=open_storage(storage), direction="maximize", load_if_exists=True,
+        sampler=optuna.samplers.RandomSampler(),
     )
     if text := study.user_attrs.get("plan"):
         differences = plan.differences(Plan.from_json(text))

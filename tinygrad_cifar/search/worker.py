@@ -16,8 +16,8 @@ from tinygrad_cifar.errors import NonFiniteError, TinygradCifarError
 from tinygrad_cifar.search.plan import Plan
 from tinygrad_cifar.search.queue import Queue
 from tinygrad_cifar.search.storage import open_study
-from tinygrad_cifar.train import Config, Epoch, Trainer, Watcher, run
-from tinygrad_cifar.train.build import load_data
+from tinygrad_cifar.train import Epoch, Trainer, Watcher, run
+from tinygrad_cifar.train.build import load_data, split_data
 
 Train = Callable[[optuna.Trial, Plan], float]
 """Does a trial; returns its validation accuracy."""
@@ -30,7 +30,8 @@ def main() -> None:
     try:
         study = open_study(storage, name)
         plan = Plan.from_json(study.user_attrs["plan"])
-        work(study, Training(replace(plan.config, data=data[0] if data else None)), float(patience))
+        config = replace(plan.config, data=data[0]) if data else plan.config
+        work(study, Training(load_data(config)), float(patience))
     except TinygradCifarError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -78,14 +79,14 @@ class Training:
     far is below the median of what eight or more complete trials had after the same epoch.
     """
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.data: Cifar10 = load_data(config)
+    def __init__(self, data: Cifar10) -> None:
+        self.data = data
 
     def __call__(self, trial: optuna.Trial, plan: Plan) -> float:
-        config = plan.configuration(trial.user_attrs["key"]).with_settings(data=self.config.data)
+        config = plan.configuration(trial.user_attrs["key"])
         if plan.prune:
-            trial.study.pruner = optuna.pruners.MedianPruner(n_startup_trials=8, n_warmup_steps=_epochs(config, self.data) // 4)
+            epochs = config.resolved(len(split_data(config, self.data)[0])).epochs or 0
+            trial.study.pruner = optuna.pruners.MedianPruner(n_startup_trials=8, n_warmup_steps=epochs // 4)
         result = run(config, data=self.data, watchers=(_Report(trial, plan.prune),))
         if result.interrupted:
             raise KeyboardInterrupt
@@ -103,11 +104,6 @@ class _Report(Watcher):
         self.trial.report(row.val_accuracy, row.epoch)
         if self.prune and self.trial.should_prune():
             raise optuna.TrialPruned
-
-
-def _epochs(config: Config, data: Cifar10) -> int:
-    train, _ = data.split(config.split)
-    return config.resolved(len(train.subset(config.subset) if config.subset else train)).epochs or 0
 
 
 def _end_with(parent: int) -> None:
