@@ -4,5 +4,7 @@
 ``python -m benchmarks.epoch``    a whole epoch, data included
 ``python -m benchmarks.imports``  what ``import tinygrad_cifar`` costs
 
-Each has ``--help``. Run them alone on the machine: they measure wall-clock time.
+Each has ``--help``. Run them alone on the machine: they measure wall-clock time. One measures no time but errors:
+
+``python -m benchmarks.gradcheck``  how often gradient checkers call right gradients wrong, and let wrong ones pass
 """

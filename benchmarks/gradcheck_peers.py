@@ -154,7 +154,8 @@ def _backward(step: Step, g: Any, out: Any, arrays: list[Any], kept: Any) -> lis
     extra = {"kept": kept} if step.op.keeps else {}
     assert step.op.rule is not None
     found = [d() if callable(d) else d for d in step.op.rule(g, out, *arrays, **extra, **step.kwargs)]
+    wanted = [isinstance(x, np.ndarray) and d is not None for d, x in zip(found, arrays, strict=False)]
     return [
-        None if d is None or not isinstance(x, np.ndarray) else np.array(d if d.shape == x.shape else sum_to(d, x.shape))
-        for d, x in zip(found, arrays, strict=False)
+        np.array(d if d.shape == x.shape else sum_to(d, x.shape)) if want else None
+        for d, x, want in zip(found, arrays, wanted, strict=False)
     ]

@@ -80,7 +80,7 @@ def _written(value: object) -> str:
 
 
 def with_settings(*wanted: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorator: a command gets an option for settings of Config, named one by one or by their group, declared nowhere else.
+    """Decorator: a command gets an option for settings of Config, which are named one by one or by their group.
 
     The command's parameter ``config`` becomes the options --preset and --config and all settings, and receives the
     Config that they describe.
@@ -155,13 +155,17 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="folder for the run (default runs/TIME_NETWORK)", show_default=False)
     ] = None,
+    compile: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="replay the steps in planned memory: the same, sooner")
+    ] = True,
 ) -> None:
     """Train a network, test it, and leave a run folder."""
     from tinygrad_cifar.train import progress, run
 
     folder = out or Path("runs", f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config.title}")
     try:
-        result = run(config, folder, watchers=(progress(),), say=lambda text: print(text, end="\n\n", flush=True))
+        say = functools.partial(print, end="\n\n", flush=True)
+        result = run(config, folder, watchers=(progress(),), say=say, compile=compile)
     except KeyboardInterrupt:
         print(f"\nkilled; {folder} has the history and the weights up to the last epoch", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
@@ -303,6 +307,15 @@ def reproduce(
 Document = _words("Document", ("a1", "a2", "a3"))
 
 
+def _entries(text: str) -> Any:
+    """What ``check_gradients`` takes: a number, or a word."""
+    if text in ("all", "directions"):
+        return text
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise ConfigError(f"--entries takes a number above 0, all, or directions; not {text!r}.")
+
+
 @app.command(epilog="Example: tinygrad-cifar check --hidden 50,50 --batch-norm --lam 0.005 --images 10")
 @with_settings("Network", "lam", "l2_convention", "data", "synthetic", "split", "standardise", "seed")
 def check(
@@ -329,14 +342,12 @@ def check(
     from tinygrad_cifar.tensor import Tensor
     from tinygrad_cifar.train.build import build_model, load_data, split_data
 
-    if not (entries in ("all", "directions") or entries.isdecimal()):
-        raise ConfigError(f"--entries takes a number, all, or directions; not {entries!r}.")
     random.manual_seed(config.seed)
     train, _ = split_data(config, load_data(config))
     x = Standardiser.fit(train.images, config.standardise).transform(train.images[:images], np.float64)
     y = train.labels[:images].astype(int)
-    if document is not None:
-        print("\n\n".join(str(table) for table in documents.DOCUMENTS[document.value](x, y)))
+    if tables := documents.DOCUMENTS.get(_read("document", document)):
+        print("\n\n".join(str(table) for table in tables(x, y)))
         return
     model = build_model(config)
     inputs = Tensor(x.astype(config.dtype))
@@ -345,15 +356,72 @@ def check(
         loss = nn.F.cross_entropy(model(inputs), y)
         return loss + nn.l2_penalty(model, config.lam, config.l2_convention) if config.lam else loss  # type: ignore[arg-type]
 
-    report = check_gradients(
-        cost,
-        model,
-        entries=int(entries) if entries.isdecimal() else entries,
-        order=order,  # type: ignore[arg-type]
-    )
+    report = check_gradients(cost, model, entries=_entries(entries), order=2 if order == 2 else 1)
     if markdown:
         print(report.to_markdown())
     else:
         console = Console()
         console.print(report if console.is_terminal else str(report), soft_wrap=not console.is_terminal)
     raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command(epilog="Example: tinygrad-cifar search --vary lam=log:1e-5:1e-1 --trials 30 --jobs 2 --noise-seeds 5")
+@with_settings("Network", "Optimiser", "Schedule", "Data")
+def search(
+    config: Config,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="what to vary, once for each setting: lr=log:1e-3:1e-1 or lr=linear:0:0.1 (random; with :8 a grid of "
+            "8), or a list, lam=1e-6,1e-5,0",
+            show_default=False,
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="how many (default all of a grid, or 50)", min=1, show_default=False)
+    ] = None,
+    study: Annotated[str, typer.Option(help="name of the search in its storage")] = "search",
+    storage: Annotated[
+        str, typer.Option(help="SQLite file, .journal file or postgresql+psycopg://USER@HOST/NAME; goes on with it")
+    ] = "search.db",
+    jobs: Annotated[int, typer.Option(help="processes here, each with one BLAS thread", min=1)] = 1,
+    noise_seeds: Annotated[int, typer.Option(help="repeat the best trial with so many other seeds", min=0)] = 0,
+    prune: Annotated[bool, typer.Option("--prune", help="end trials early that are worse than the median")] = False,
+    narrow: Annotated[bool, typer.Option("--narrow", help="then a fine search, STUDY-fine, around the best")] = False,
+    top: Annotated[int, typer.Option(help="rows of the table", min=1)] = 10,
+    figure: Annotated[Path | None, typer.Option(help="the picture (default STUDY.png)", show_default=False)] = None,
+    range_test: Annotated[
+        bool, typer.Option("--range-test", help="only the learning-rate range test: where to search for the rate")
+    ] = False,
+) -> None:
+    """Search hyper-parameters: random or grid, coarse to fine; the same command goes on after a kill."""
+    from tinygrad_cifar.search import farm
+    from tinygrad_cifar.search.range_test import range_test_of
+    from tinygrad_cifar.search.space import Space, parse_variation
+
+    if range_test:
+        tested = range_test_of(config)
+        target = figure or Path("range_test.png")
+        tested.figure(target)
+        print(f"{tested}\nwrote {target}")
+        return
+    varied = [parse_variation(text) for text in vary or ()]
+    space, found = Space(dict(varied)), None
+    if len(space.names) < len(varied):
+        raise ConfigError("--vary names a setting twice: give all its values in one list or range.")
+    first = figure or Path(f"{study}.png")
+    rounds = [(study, first), (f"{study}-fine", first.with_stem(f"{first.stem}-fine"))]
+    for name, picture in rounds if narrow else rounds[:1]:
+        space = found.narrowed() if found else space
+        print(f"\nStudy {name}: {space}", flush=True)
+        try:
+            found = farm.search(
+                space, config, trials and min(trials, space.size or trials), name=name, storage=storage, jobs=jobs,
+                noise_seeds=noise_seeds, prune=prune, say=functools.partial(print, flush=True),
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            print(f"\nkilled; {storage} has the trials so far, and the same command goes on", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+        print(f"\n{found.table(top)}")
+        found.figure(picture)
+        print(f"wrote {picture}")

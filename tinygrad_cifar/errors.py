@@ -1,5 +1,7 @@
 """Typed errors. Each message says what was wrong, where, and what to do about it."""
 
+from typing import Any
+
 
 class TinygradCifarError(Exception):
     """Base of every error that the project raises on purpose."""
@@ -44,7 +46,7 @@ class ConfigError(TinygradCifarError, ValueError):
 class CompileError(TinygradCifarError, RuntimeError):
     """A step does something that a replay could not repeat faithfully. It was done once; ``result`` is what it gave."""
 
-    result: object = None
+    result: Any = None
 
 
 class SearchError(TinygradCifarError, RuntimeError):

@@ -20,7 +20,7 @@ def call(step, times=3):
     "read",
     [
         lambda t: float(t.sum()), lambda t: int(t.sum()), lambda t: t.sum().item(), lambda t: np.asarray(t),
-        lambda t: t.tolist(), lambda t: np.array_equal(t.data, t.data), lambda t: [1, 2][t.data.argmax() > 100],
+        lambda t: t.tolist(), lambda t: np.array_equal(t.data, t.data), lambda t: [1, 2][t.data.argmax() * 0],
     ],
 )  # fmt: skip
 def test_reading_a_value_inside_the_step_names_the_line(read):

@@ -75,9 +75,9 @@ class Training:
         return state
 
 
-def assert_equal(sizes=(10,) * 6, rates=None, between=None, **settings):
+def assert_equal(batches=(10,) * 6, rates=None, between=None, **settings):
     eager, compiled = Training(False, **settings), Training(True, **settings)
-    assert eager.run(sizes, rates, **between or {}) == compiled.run(sizes, rates, **between or {})
+    assert eager.run(batches, rates, **between or {}) == compiled.run(batches, rates, **between or {})
     ours, theirs = eager.state(), compiled.state()
     assert ours.keys() == theirs.keys()
     for name in ours:
@@ -135,19 +135,65 @@ def test_the_mode_of_the_model_is_a_guard():
     "change",
     [
         lambda t: t.optimizer.load_state_dict({**t.optimizer.state_dict(), "lr": 0.01}),
-        lambda t: t.model.load_state_dict({k: 0.5 * v for k, v in t.model.state_dict().items()}),
+        lambda t: t.model.load_state_dict({k: v[::-1] if v.ndim else v for k, v in t.model.state_dict().items()}),
         lambda t: setattr(t.model[0].weight, "data", 0.5 * t.model[0].weight.data),
         lambda t: setattr(t.model[0].weight, "requires_grad", False),
         lambda t: setattr(t.optimizer, "momentum", 0.5),
         lambda t: setattr(t.optimizer, "weight_decay", 0.5),
         lambda t: setattr(t.model[1], "momentum", 0.5),
-        lambda t: setattr(t.model[1], "bias", nn.Parameter(np.ones(8, np.float32))),
+        lambda t: setattr(t.model[1], "running_mean", tg.Tensor(np.ones(8, np.float32))),
         lambda t: setattr(t.model, "2", nn.Tanh()),
         lambda t: t.model[0].register_forward_hook(lambda module, inputs, output: output * 2),
     ],
 )
 def test_what_changes_between_two_calls_is_noticed(change):
     assert_equal([10] * 10, batch_norm=True, optimizer="momentum", between={"at5": change})
+
+
+def test_the_reason_for_a_recording_is_told():
+    training = Training(True, batch_norm=True, optimizer="momentum")
+    training.run([10] * 3 + [4] * 3)
+    training.optimizer.momentum = 0.5
+    training.run([10] * 3)
+    reasons = training.step.recordings
+    assert reasons[0] == reasons[2] == "arguments of a new kind"
+    assert reasons[4] == "SGD.momentum changed"
+    assert "planned" in reasons[5]
+
+
+def test_an_optimiser_with_a_step_of_its_own():
+    class Own(optim.SGD):
+        def step(self):
+            for slot in self._slots:
+                slot.tensor.data -= self.lr * slot.tensor.grad.data
+
+    w = tg.Tensor(np.ones(3, np.float32), requires_grad=True)
+    optimizer = Own([w], 0.5)
+
+    @tg.compile
+    def step(x):
+        optimizer.zero_grad()
+        (w * tg.Tensor(x)).sum().backward()
+        optimizer.step()
+
+    expected, x = np.ones(3, np.float32), np.arange(3, dtype=np.float32)
+    for i in range(9):
+        optimizer.lr = [0.5, 0.25][i // 5]
+        step(x + i)
+        expected -= optimizer.lr * (x + i)
+        assert np.array_equal(w.numpy(), expected)
+    assert step.recordings[2] == "Own.lr changed"
+
+
+def test_explain_and_graph_show_the_program():
+    training = Training(True, batch_norm=True, p=0.5, optimizer="adam")
+    training.run([10] * 4)
+    before = training.state()
+    text = training.step.explain()
+    assert "matmul" in text
+    assert "test_replay.py" in text
+    assert all(np.array_equal(value, training.state()[name]) for name, value in before.items())
+    assert "matmul" in training.step.graph().source
 
 
 def test_gradients_after_a_replay_are_the_eager_ones():
@@ -184,7 +230,7 @@ def test_a_float_argument_is_an_input_and_others_select_a_program():
     @tg.compile
     def step(x, rate, power=1):
         w.grad = None
-        (w**power * x).sum().backward()
+        (w**power * tg.Tensor(x)).sum().backward()
         w.data -= rate * w.grad.data
         return w
 

@@ -60,7 +60,9 @@ def test_an_op_without_a_line_in_the_table_runs_copy_by_copy(monkeypatch: pytest
 def test_a_penalty_written_by_hand_needs_no_copies_of_the_weights() -> None:
     rng = np.random.default_rng(0)
     w = Tensor(rng.standard_normal((6, 5)), requires_grad=True)
-    program, _ = record(lambda: 0.1 * ((w**2).sum() + (w * w / 3 + 2 * w).sum()) + (w.T @ np.ones(6)).exp().sum(), {"w": w})
+    program, _ = record(
+        lambda: 0.1 * ((w**2).sum() + (w * w / 3 + 2 * w).sum()) + (w.T @ np.ones(6)).exp().sum(), {"w": w}
+    )
     one = np.ones(())
     probe = Probe(program, 0, one, one)
     assert probe._widest(Entries(np.arange(1))) < w.size + 1

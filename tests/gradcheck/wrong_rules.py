@@ -57,11 +57,6 @@ def edited(op: str, edit: Callable[[Any], Any], only: int | None = None) -> Rule
     return rule
 
 
-def upstream_edited(op: str, edit: Callable[[Any], Any]) -> Rule:
-    """The right rule for a wrong gradient from above."""
-    return lambda g, *args, **kwargs: right_gradients(op, edit(g), *args, **kwargs)
-
-
 def one_entry(d: Any) -> Any:
     """Wrong in the last entry only."""
     changed = np.array(d, order="C")
@@ -145,6 +140,18 @@ def concatenate_in_reverse(g: Any, out: Any, *arrays: Any, axis: int = 0) -> Any
     return right_gradients("concatenate", np.flip(g, axis), out, *arrays, axis=axis)
 
 
+def stack_in_reverse(g: Any, out: Any, *arrays: Any, axis: int = 0) -> Any:
+    return right_gradients("stack", np.flip(g, axis), out, *arrays, axis=axis)
+
+
+def select_swapped(g: Any, out: Any, a: Any, b: Any, condition: Any) -> Any:
+    return np.where(condition, 0, g), np.where(condition, g, 0)
+
+
+def batch_norm_beta_mean(g: Any, *args: Any, **kwargs: Any) -> Any:
+    return [*right_gradients("batch_norm", g, *args, **kwargs)[:2], g.mean(0)]
+
+
 def relu_guided(g: Any, out: Any, x: Any) -> Any:
     """Passes only positive gradients on, as guided backpropagation does for pictures."""
     return (g * (out > 0) * (g > 0),)
@@ -168,7 +175,7 @@ def cross_entropy_label_off_by_one(g: Any, out: Any, logits: Any, *, labels: Any
 
 
 def cross_entropy_without_labels(g: Any, out: Any, logits: Any, *, labels: Any, kept: Any) -> Any:
-    return (kept * (g / len(labels)),)
+    return (probabilities(logits) * (g / len(labels)),)
 
 
 def cross_entropy_for_ones(g: Any, out: Any, logits: Any, *, labels: Any, kept: Any) -> Any:
@@ -187,20 +194,30 @@ def cross_entropy_without_softmax(g: Any, out: Any, logits: Any, *, labels: Any,
 
 def cross_entropy_through_softmax_again(g: Any, out: Any, logits: Any, *, labels: Any, kept: Any) -> Any:
     own = np.arange(logits.shape[1]) == labels[:, None]
-    return ((kept - own) * kept * (1 - kept) * (g / len(labels)),)
+    p = probabilities(logits)
+    return ((p - own) * p * (1 - p) * (g / len(labels)),)
+
+
+def probabilities(logits: Any) -> Any:
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    return p / p.sum(1, keepdims=True)
 
 
 def batch_norm_part(direct: float = 1, mean: float = 1, variance: float = 1) -> Rule:
     """Batch norm's rule with its three paths weighted: 0 drops one."""
 
     def rule(g: Any, out: Any, x: Any, gamma: Any, beta: Any, *, kept: Any, **settings: Any) -> Any:
-        centred, inv_std = kept
+        x_hat, inv_std = standardised(x)
         dgamma, dbeta = right_gradients("batch_norm", g, out, x, gamma, beta, kept=kept)[1:]
-        x_hat = centred * inv_std
         dx = gamma * inv_std * (direct * g - mean * g.mean(0) - variance * x_hat * (g * x_hat).mean(0))
         return dx, dgamma, dbeta
 
     return rule
+
+
+def standardised(x: Any) -> tuple[Any, Any]:
+    inv_std = 1 / np.sqrt(x.var(0) + 1e-5)
+    return (x - x.mean(0)) * inv_std, inv_std
 
 
 def batch_norm_variance_of_n_minus_1(
@@ -226,15 +243,17 @@ def batch_norm_gamma_not_standardised(
     g: Any, out: Any, x: Any, gamma: Any, beta: Any, *, kept: Any, **settings: Any
 ) -> Any:
     dx, _, dbeta = right_gradients("batch_norm", g, out, x, gamma, beta, kept=kept)
-    return dx, (g * kept[0]).sum(0), dbeta
+    return dx, (g * (x - x.mean(0))).sum(0), dbeta
 
 
-def batch_norm_disturbing_what_it_kept(
+def batch_norm_of_running_averages(
     g: Any, out: Any, x: Any, gamma: Any, beta: Any, *, kept: Any, **settings: Any
 ) -> Any:
-    """Momentum's side effect: the moments are averaged into what the rule is about to use."""
-    centred, inv_std = kept
-    return right_gradients("batch_norm", g, out, x, gamma, beta, kept=(centred, 0.9 * inv_std + 0.1))
+    """Takes the variance for the running average's, as after one step of momentum 0.1 from 1."""
+    inv_std = standardised(x)[1]
+    running = 1 / np.sqrt(0.9 + 0.1 * x.var(0) + 1e-5)
+    dx, dgamma, dbeta = right_gradients("batch_norm", g, out, x, gamma, beta, kept=kept)
+    return dx * running / inv_std, dgamma, dbeta
 
 
 def mse_factor_missing(g: Any, out: Any, prediction: Any, target: Any) -> Any:
@@ -243,7 +262,9 @@ def mse_factor_missing(g: Any, out: Any, prediction: Any, target: Any) -> Any:
 
 
 def hinge_without_own_class(g: Any, out: Any, scores: Any, *, labels: Any, kept: Any, margin: float = 1.0) -> Any:
-    return (kept * (g / scores.size),)
+    own = np.arange(scores.shape[1]) == labels[:, None]
+    (d,) = right_gradients("hinge", g, out, scores, labels=labels, kept=kept, margin=margin)
+    return (np.where(own, 0, d),)
 
 
 def binary_cross_entropy_without_sigmoid(g: Any, out: Any, logits: Any, *, targets: Any) -> Any:
@@ -298,7 +319,7 @@ WRONG = [
     WrongRule("both sides get all", "maximum", lambda g, out, a, b: (g, g)),
     WrongRule("sides swapped", "maximum", lambda g, out, a, b: (g * (a < b), g * (a >= b))),
     WrongRule("maximum's rule", "minimum", lambda g, out, a, b: (g * (a > b), g * (a <= b))),
-    WrongRule("branches swapped", "select", lambda g, out, a, b, condition: (np.where(condition, 0, g), np.where(condition, g, 0))),
+    WrongRule("branches swapped", "select", select_swapped),
     WrongRule("passes outside too", "clip", lambda g, out, x, min, max: (g + 0 * x,)),
     WrongRule("relative error 1e-6", "astype", edited("astype", times(1 + 1e-6))),
     WrongRule("dropped", "clone", edited("clone", zero)),
@@ -327,7 +348,7 @@ WRONG = [
     WrongRule("overwritten entries still count", "setitem", setitem_keeps_what_was_overwritten),
     WrongRule("value's gradient missing", "setitem", edited("setitem", zero, only=1)),
     WrongRule("parts in reverse", "concatenate", concatenate_in_reverse),
-    WrongRule("parts in reverse", "stack", lambda g, out, *a, axis=0: right_gradients("stack", np.flip(g, axis), out, *a, axis=axis)),
+    WrongRule("parts in reverse", "stack", stack_in_reverse),
     # Products
     WrongRule("right for square shapes only", "matmul", matmul_for_square),
     WrongRule("second operand's sign", "matmul", edited("matmul", times(-1), only=1), "sign"),
@@ -370,8 +391,8 @@ WRONG = [
     WrongRule("gamma's gradient without x_hat", "batch_norm", batch_norm_gamma_without_x_hat),
     WrongRule("gamma's gradient not standardised", "batch_norm", batch_norm_gamma_not_standardised),
     WrongRule("zero, as for an upstream of ones", "batch_norm", edited("batch_norm", zero, only=0)),
-    WrongRule("momentum applied to what was kept", "batch_norm", batch_norm_disturbing_what_it_kept),
-    WrongRule("beta's mean", "batch_norm", lambda g, *a, **k: [*right_gradients("batch_norm", g, *a, **k)[:2], g.mean(0)], "n"),
+    WrongRule("the running variance for the batch's", "batch_norm", batch_norm_of_running_averages),
+    WrongRule("beta's mean", "batch_norm", batch_norm_beta_mean, "n"),
     WrongRule("mask ignored", "dropout", lambda g, out, x, *, mask: (g + 0 * mask,)),
     WrongRule("mask not scaled", "dropout", lambda g, out, x, *, mask: (g * (mask > 0),)),
     # Losses
@@ -382,7 +403,7 @@ WRONG = [
     WrongRule("right for an upstream of 1", "softmax_cross_entropy", cross_entropy_for_ones),
     WrongRule("softmax missing", "softmax_cross_entropy", cross_entropy_without_softmax),
     WrongRule("through softmax twice", "softmax_cross_entropy", cross_entropy_through_softmax_again),
-    WrongRule("missing 1/n", "binary_cross_entropy_with_logits", upstream_edited("binary_cross_entropy_with_logits", times(3))),
+    WrongRule("factor 3", "binary_cross_entropy_with_logits", edited("binary_cross_entropy_with_logits", times(3))),
     WrongRule("sigmoid missing", "binary_cross_entropy_with_logits", binary_cross_entropy_without_sigmoid),
     WrongRule("own class missing", "hinge", hinge_without_own_class),
     WrongRule("sign", "hinge", edited("hinge", times(-1)), "sign"),

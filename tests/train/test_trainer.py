@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tinygrad_cifar as tg
-from tinygrad_cifar import nn, optim
+from tinygrad_cifar import Tensor, nn, optim, random
 from tinygrad_cifar.data import Batches, Cifar10, Standardiser
 from tinygrad_cifar.errors import NonFiniteError
 from tinygrad_cifar.optim import schedules
@@ -68,12 +68,45 @@ def test_a_step_is_gradient_descent_on_the_cost(loaders: Loaders, convention: st
     np.testing.assert_allclose(after["0.bias"], before["0.bias"] - 0.3 * g.sum(axis=0), atol=1e-12)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_compiled_training_is_the_uncompiled_one(loaders: Loaders, dropout: float) -> None:
+    histories = []
+    for compile in (True, False):
+        random.manual_seed(0)
+        model = nn.mlp([3072, 12, 10], batch_norm=True, dropout=dropout)
+        trainer = Trainer(
+            model, optim.Adam(model.parameters()), schedules.triangular(1e-4, 1e-2, 5), lam=0.01, compile=compile
+        )
+        rows = trainer.fit(*loaders(), 2)
+        histories.append([(row.train_cost, row.train_accuracy, row.val_cost) for row in rows])
+    assert histories[0] == histories[1]
+
+
+def test_a_network_that_cannot_be_compiled_is_trained_all_the_same(loaders: Loaders) -> None:
+    class Counting(nn.Sequential):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls = self.calls + 1
+            return super().forward(x)
+
+    model = Counting(nn.Linear(3072, 10))
+    trainer = Trainer(model, optim.SGD(model.parameters(), 0.01))
+    with pytest.warns(UserWarning, match=r"uncompiled.*Counting\.calls"):
+        trainer.fit(*loaders(), 1)
+    assert trainer.steps == 8
+
+
 def test_the_schedule_moves_the_rate_at_every_step(loaders: Loaders) -> None:
     trainer = trainer_of()
     trainer.schedule = schedules.triangular(0.01, 0.05, 4)
     rates: list[float] = []
-    trainer.optimizer.step = lambda: rates.append(trainer.optimizer.lr)  # type: ignore[method-assign]
-    history = trainer.fit(*loaders(), 2)
+
+    class Rates(Watcher):
+        def step(self, trainer: Trainer, measured: Average) -> None:
+            rates.append(trainer.optimizer.lr)
+
+    history = trainer.fit(*loaders(), 2, Rates())
     assert rates == [trainer.schedule(step) for step in range(16)]
     assert history.columns()["lr"] == [rates[7], rates[15]]
     assert history.columns()["step"] == [8, 16]

@@ -4,6 +4,7 @@ The instructions keep their order and their exact operations, so a replay's numb
 dropped are operations that nobody needs or that were done before; what changes is where results lie.
 """
 
+from bisect import insort
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -18,10 +19,32 @@ ALIGNMENT = 64  # bytes: a cache line
 
 def optimised(instructions: list[Instruction], kept: set[Root]) -> list[Instruction]:
     """The instructions that are needed, once each, with the guards and what they depend on in front."""
-    instructions = _once(instructions, kept)
+    instructions = _once(_converted(instructions), kept)
     instructions = _forwarded(instructions, kept)
     instructions = _needed(instructions, kept)
     return _guards_first(instructions)
+
+
+def _converted(instructions: list[Instruction]) -> list[Instruction]:
+    """With operands written out in full where NumPy would convert or repeat them in a buffer made for the occasion:
+    masks that meet floats, and rows and columns that meet matrices. It takes no longer, and can be done once for two.
+    """
+    chosen = []
+    for instruction in instructions:
+        out, operands = instruction.out, list(instruction.operands)
+        elementwise = isinstance(instruction.function, np.ufunc) and instruction.function.signature is None
+        if out and out.dtype.kind == "f" and elementwise and not instruction.kwargs and out.strides == _strides(out):
+            for n, x in enumerate(operands):
+                if type(x) is not View or x.dtype not in (out.dtype, np.dtype(bool)) or not x.shape:
+                    continue
+                if x.dtype != out.dtype or x.shape != out.shape:
+                    full = Instruction(_copy, (x,), {"shape": out.shape, "dtype": out.dtype}, instruction.line)
+                    root = Root(np.empty(out.shape, out.dtype), "planned")
+                    full.out = operands[n] = View(root, 0, out.shape, out.strides, out.dtype)
+                    chosen.append(full)
+            instruction.rewire(tuple(operands), {})
+        chosen.append(instruction)
+    return chosen
 
 
 def _needed(instructions: list[Instruction], kept: set[Root]) -> list[Instruction]:
@@ -53,7 +76,8 @@ def _once(instructions: list[Instruction], kept: set[Root]) -> list[Instruction]
     same: dict[Root, Root] = {}
     chosen = []
     for instruction in instructions:
-        instruction.operands, instruction.kwargs = _moved(instruction.operands, same), _moved(instruction.kwargs, same)
+        if same:
+            instruction.rewire(_moved(instruction.operands, same), _moved(instruction.kwargs, same))
         out = instruction.out
         if out and not instruction.effect and _temporary(out.root) and writes[out.root] == 1 and out.root not in kept:
             read = [(v.root, versions[v.root]) for v in instruction.reads()]
@@ -76,7 +100,8 @@ def _forwarded(instructions: list[Instruction], kept: set[Root]) -> list[Instruc
     same: dict[Root, Root] = {}
     chosen = []
     for n, instruction in enumerate(instructions):
-        instruction.operands, instruction.kwargs = _moved(instruction.operands, same), _moved(instruction.kwargs, same)
+        if same:
+            instruction.rewire(_moved(instruction.operands, same), _moved(instruction.kwargs, same))
         out, source = instruction.out, instruction.operands[0] if instruction.operands else None
         if (
             instruction.function is _copy and out and type(source) is View and writes[out.root] == 1
@@ -162,9 +187,9 @@ def packed(instructions: list[Instruction]) -> tuple[list[Instruction], dict[Roo
                     places[source.root] = (out.root, offset)
                 else:
                     size = int(np.prod(source.shape)) * source.dtype.itemsize
-                    copy = Instruction(np.copyto, (), {}, instruction.line)
-                    copy.written = View(out.root, out.offset + offset, source.shape, _strides(source), source.dtype)
-                    copy.operands = (copy.written, source)
+                    place = View(out.root, out.offset + offset, source.shape, _strides(source), source.dtype)
+                    copy = Instruction(np.copyto, (place, source), {}, instruction.line)
+                    copy.written = place
                     chosen.append(copy)
                 offset += size
         else:
@@ -187,50 +212,43 @@ def placed(
 ) -> tuple[dict[Root, int], int]:
     """An offset in one arena for every planned root, and the arena's size.
 
-    Memory is given back after its last use. An elementwise operation may write over an operand that it is the last
-    to read.
+    Roots that are never needed at the same time may lie in the same place; the largest chooses first. An elementwise
+    operation may write over an operand that it is the last to read.
     """
     first: dict[Root, int] = {}
     last: dict[Root, int] = {}
     for n, instruction in enumerate(instructions):
-        for v in (*instruction.reads(), *instruction.writes()):
+        for v in (*instruction.writes(), *instruction.reads()):
             root = places[v.root][0] if v.root in places else v.root
             if root.kind == "planned":
                 first.setdefault(root, n)
                 last[root] = n
-    last.update({places[root][0] if root in places else root: len(instructions) for root in kept})
-    ending: dict[int, list[Root]] = {}
-    for root, n in last.items():
-        ending.setdefault(n, []).append(root)
-    offsets: dict[Root, int] = {}
-    used: list[tuple[int, int, Root]] = []  # start, stop, root: by address
-    size = 0
+    for root in kept:
+        home = places[root][0] if root in places else root
+        if home in last:
+            last[home] = len(instructions)
+    heirs: dict[Root, Root] = {}  # root -> the one whose memory it goes on with
+    ends = dict(last)
     for n, instruction in enumerate(instructions):
-        for v in (*instruction.writes(), *instruction.reads()):
-            root = places[v.root][0] if v.root in places else v.root
-            if root.kind != "planned" or root in offsets:
-                continue
-            heir = None if v.root in places else _heir(instruction, n, last, places)
-            if heir is not None:
-                offsets[root] = offsets[heir]
-                used = [(a, b, root if r is heir else r) for a, b, r in used]
-                continue
-            length = -(-(root.stop - root.start) // ALIGNMENT) * ALIGNMENT
-            start = 0
-            for a, b, _ in used:
+        if instruction.out and first.get(instruction.out.root) == n:
+            before = _heir(instruction, n, last, places)
+            if before is not None:
+                origin = heirs[instruction.out.root] = heirs.get(before, before)
+                ends[origin] = last[instruction.out.root]
+    offsets: dict[Root, int] = {}
+    taken: list[tuple[int, int, int, int]] = []  # start, stop, first, last: by address
+    for root in sorted(first.keys() - heirs.keys(), key=lambda r: (r.start - r.stop, first[r])):
+        length, start = -(-(root.stop - root.start) // ALIGNMENT) * ALIGNMENT, 0
+        for a, b, begin, end in taken:
+            if begin <= ends[root] and first[root] <= end:
                 if start + length <= a:
                     break
-                start = b
-            offsets[root] = start
-            used.append((start, start + length, root))
-            used.sort(key=lambda u: u[0])
-            size = max(size, start + length)
-        if n in ending:
-            dead = set(ending[n])
-            used = [u for u in used if u[2] not in dead]
-    for root, (vector, offset) in places.items():
-        offsets[root] = offsets[vector] + offset
-    return offsets, size
+                start = max(start, b)
+        offsets[root] = start
+        insort(taken, (start, start + length, first[root], ends[root]))
+    offsets.update({root: offsets[origin] for root, origin in heirs.items()})
+    offsets.update({root: offsets[vector] + offset for root, (vector, offset) in places.items()})
+    return offsets, max((stop for _, stop, _, _ in taken), default=0)
 
 
 def _heir(

@@ -12,6 +12,7 @@ from tinygrad_cifar.optim.optimizer import Optimizer
 from tinygrad_cifar.tensor import Tensor
 
 _PLAIN = (int, float, str, bytes, bool, type(None), np.ndarray, np.generic, types.ModuleType, type, np.random.Generator)
+_CLOSED = ("numpy", "tinygrad_cifar.compiler")  # what these packages make is not looked into
 
 
 class Surroundings:
@@ -21,6 +22,7 @@ class Surroundings:
         self.modules: list[Module] = []
         self.optimizers: list[Optimizer] = []
         self.tensors: list[Tensor] = []
+        self.recorded: set[int] = set()  # optimisers whose rate is looked up at each replay
         self._objects: list[Any] = []
         self._cells: list[tuple[str, types.CellType]] = []
         self._globals: list[tuple[str, dict[str, Any]]] = []
@@ -40,6 +42,7 @@ class Surroundings:
                 self.tensors.append(thing)
             elif isinstance(thing, Module):
                 self.modules.append(thing)
+                thing.training = thing.training  # an attribute of its own, so that a switch and back leaves no trace
                 stack += vars(thing).values()
             elif isinstance(thing, Optimizer):
                 self.optimizers.append(thing)
@@ -55,17 +58,20 @@ class Surroundings:
                 stack += [thing.func, *thing.args, *thing.keywords.values()]
             elif isinstance(thing, list | tuple | set | dict):
                 stack += list(thing.values() if isinstance(thing, dict) else thing)[:1000]
-            elif hasattr(thing, "__dict__") and not type(thing).__module__.startswith("numpy"):
+            elif hasattr(thing, "__dict__") and not type(thing).__module__.startswith(_CLOSED):
                 self._objects.append(thing)
                 stack += vars(thing).values()
-                if isinstance(getattr(type(thing), "__call__", None), types.FunctionType):
-                    stack += self._function(type(thing).__call__)
+                call: Any = vars(type(thing)).get("__call__")
+                stack += self._function(call) if isinstance(call, types.FunctionType) else []
+
+    def knows(self, thing: Any) -> bool:
+        return id(thing) in self._seen
 
     def _function(self, function: types.FunctionType) -> Iterator[Any]:
         cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
         for name, cell in cells:
             self._cells.append((name, cell))
-            yield _content(cell)
+            yield look(cell, "cell_contents")
         yield from function.__defaults__ or ()
         for code in _codes(function.__code__):
             self._names.update(code.co_names)
@@ -80,7 +86,8 @@ class Surroundings:
         for module in self.modules:
             yield from ((vars(module), name) for name in vars(module))
         for optimizer in self.optimizers:
-            yield from ((optimizer, name) for name in vars(optimizer) if name != "lr")
+            fixed = [name for name in vars(optimizer) if name != "lr" or id(optimizer) not in self.recorded]
+            yield from ((optimizer, name) for name in fixed)
         for tensor in self.tensors:
             yield tensor, "data"
             yield tensor, "requires_grad"
@@ -108,17 +115,8 @@ class Surroundings:
 
 
 def look(held: Any, name: str) -> Any:
-    """The value of something watched."""
-    if isinstance(held, dict):
-        return held.get(name)
-    return _content(held) if name == "cell_contents" else getattr(held, name, None)
-
-
-def _content(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # it is still empty
-        return None
+    """The value of something watched; None where a cell is still empty."""
+    return held.get(name) if isinstance(held, dict) else getattr(held, name, None)
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:

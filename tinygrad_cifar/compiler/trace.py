@@ -9,7 +9,7 @@ import operator
 import os
 import sys
 from bisect import bisect_right
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,37 +65,43 @@ def window(view: View, owner: Array | None = None) -> Array:
 class Scalar(NamedTuple):
     """A Python number that a replay looks up again: ``key`` says where, as the optimiser's step size."""
 
-    key: Hashable
+    key: Any
 
 
 class Instruction:
     """One array operation: ``out = function(*operands, **kwargs)``."""
 
-    __slots__ = ("effect", "function", "kwargs", "line", "operands", "out", "written")
+    __slots__ = ("_reads", "effect", "function", "kwargs", "line", "operands", "out", "written")
 
     def __init__(self, function: Any, operands: tuple[Any, ...], kwargs: dict[str, Any], line: str):
-        self.function, self.operands, self.kwargs, self.line = function, operands, kwargs, line
+        self.function, self.line = function, line
+        self.rewire(operands, kwargs)
         self.out: View | None = None  # where the result goes: by out=, or where its root is "bound", by assignment
         self.written: View | None = None  # an operand that the function itself changes
         # "draw": random numbers; ("guard", truth): the operand has that truth; ("python", f): f writes what to run
         self.effect: Any = None
 
-    def reads(self) -> Iterator[View]:
-        yield from views((self.operands, self.kwargs))
+    def rewire(self, operands: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Take other operands."""
+        self.operands, self.kwargs = operands, kwargs
+        self._reads = views([*operands, *kwargs.values()])
 
-    def writes(self) -> Iterator[View]:
-        yield from (v for v in (self.out, self.written) if v is not None)
+    def reads(self) -> list[View]:
+        return self._reads
+
+    def writes(self) -> list[View]:
+        return [v for v in (self.out, self.written) if v is not None]
 
 
-def views(x: Any) -> Iterator[View]:
+def views(nested: Any) -> list[View]:
     """All views in nested operands."""
-    if type(x) is View:
-        yield x
-    elif isinstance(x, list | tuple):
-        for i in x:
-            yield from views(i)
-    elif isinstance(x, dict):
-        yield from views(list(x.values()))
+    found: list[View] = []
+    for x in nested:
+        if type(x) is View:
+            found.append(x)
+        elif type(x) is list or type(x) is tuple:
+            found += views(x)
+    return found
 
 
 class Number(NDArrayOperatorsMixin):
@@ -105,7 +111,7 @@ class Number(NDArrayOperatorsMixin):
     value only.
     """
 
-    def __init__(self, value: float, key: Hashable, tracer: "Tracer"):
+    def __init__(self, value: float, key: Any, tracer: "Tracer"):
         self.value, self.key, self.tracer = value, key, tracer
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
@@ -131,7 +137,7 @@ class Traced(np.ndarray[Any, Any]):
             return NotImplemented
         return _call(ufunc if method == "__call__" else getattr(ufunc, method), inputs, kwargs)
 
-    def __array_function__(self, function: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if any(issubclass(t, Operators) for t in types):
             return NotImplemented
         if function in _DECOMPOSED:
@@ -153,7 +159,7 @@ class Traced(np.ndarray[Any, Any]):
     def copy(self, order: Any = "C") -> Any:
         return _call(_copy, (self,), {"order": order})
 
-    def astype(self, dtype: Any, order: Any = "K", casting: Any = "unsafe", subok: bool = True, copy: bool = True) -> Any:
+    def astype(self, dtype: Any, order: Any = "K", *_: Any, copy: bool = True) -> Any:  # type: ignore[override]
         if not copy and self.dtype == dtype:
             return self
         return _call(_copy, (self,), {"order": order, "dtype": np.dtype(dtype)})
@@ -270,7 +276,7 @@ class Tracer:
         self.instructions: list[Instruction] = []
         self.roots: list[Root] = []  # by address
         self.starts: list[int] = []
-        self.pinned: dict[Hashable, float] = {}  # numbers that Python code looked at
+        self.pinned: dict[Any, float] = {}  # numbers that Python code looked at
         self.refusal = ""  # the first thing that a replay could not do
 
     def __enter__(self) -> None:
@@ -380,10 +386,6 @@ class Tracer:
         if self.find(out) is None and _owner(out).nbytes == out.nbytes and "where" not in instruction.kwargs:
             self.add(_owner(out), "planned")
         return self.view(out)
-
-    def scratch(self, array: Array) -> Traced:
-        """A buffer of that shape whose contents do not matter yet."""
-        return self.traced(np.empty(array.shape, array.dtype), "planned")
 
     def guard(self, condition: Array) -> bool:
         truth = bool(_plain(condition))

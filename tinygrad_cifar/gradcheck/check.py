@@ -119,7 +119,9 @@ def _check(
     faults = [*local, *[Blame("not recorded", name, "f takes its value out of the graph (.data, .numpy(), .detach())")
                         for name in hidden]]  # fmt: skip
     if suspects and not faults:
-        faults = [Blame("backward", "", "every op's rule is right alone, but their gradients do not add up")]
+        finite = all(np.isfinite(g[0]).all() for g in sides.gradients)
+        cause = "but their gradients do not add up" if finite else "but inf meets 0 on the way: see tg.detect_anomaly()"
+        faults = [Blame("backward", "", f"every op's rule is right alone, {cause}")]
     return GradientReport(reports, faults, dtype=str(result.dtype))
 
 

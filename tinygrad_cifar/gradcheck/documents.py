@@ -4,7 +4,7 @@ Each function takes images x (n, d), float64 and standardised, and labels y (n,)
 differences of one fixed step; so are those in their columns here. The verdicts come from ``check_gradients``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -29,7 +29,7 @@ class Table:
 
     title: str
     columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     notes: list[str] = field(default_factory=list)
     ok: bool = True
 
@@ -43,7 +43,7 @@ class Table:
 
 
 def analytic_central_forward(x: Array, y: Array, lam: float) -> Table:
-    """Softmax classifier, W and b from N(0, 0.01^2): analytic (ANL) against central (CDM) and forward (FDM) differences.
+    """Softmax classifier, W and b from N(0, 0.01^2): analytic (ANL), central (CDM) and forward differences (FDM).
 
     Relative differences are |a - b| / max(eps, |a| + |b|), times 10^4; absolute ones times 10^6.
     """
@@ -56,15 +56,15 @@ def analytic_central_forward(x: Array, y: Array, lam: float) -> Table:
         absolute = [f"{1e6 * row[f'absolute {what}']:.3f}" for what in ("max", "mean")]
         rows.append((row["parameter"][0], row["pair"].replace("-", " vs "), *relative, *absolute))
     columns = (
-        "Gradient", "Method", "Rel Diff Min [e+04]", "Rel Diff Max [e+04]", "Rel Diff Mean [e+04]", "Abs Diff Max [e+06]",
-        "Abs Diff Mean [e+06]",
+        "Gradient", "Method", "Rel Diff Min [e+04]", "Rel Diff Max [e+04]", "Rel Diff Mean [e+04]",
+        "Abs Diff Max [e+06]", "Abs Diff Mean [e+06]",
     )  # fmt: skip
     largest = max(row["absolute max"] for row in comparison.statistics() if row["pair"] == "ANL-CDM")
     notes = [f"the largest absolute difference between ANL and CDM is {largest:.1e}"]
     if lam:
         notes.append(
             f"Forward differences of {lam:g} ‖W‖² with h = {H:g} are off by {lam * H:.0e} in every entry, as here. The "
-            "document's figures for λ = 1 show nothing of it: it seems that λ was not in the cost that it differentiated."
+            "document's figures for λ = 1 show nothing of it: it seems that λ was not in the cost it differentiated."
         )
     return Table(f"Analytic, central and forward differences, λ = {lam:g}", columns, rows, notes, largest < 1e-6)
 
@@ -79,7 +79,8 @@ def average_errors(x: Array, y: Array, threshold: float = 1e-5) -> Table:
     values = compare_methods(_cost(model, x, y), document_names(model), h=1e-5).values
     printed = {
         "W1": ("weights of first layer", 7.52283628908819e-09), "b1": ("bias of first layer", 4.602426280088195e-09),
-        "W2": ("weights of second layer", 3.0747216543846533e-10), "b2": ("bias of second layer", 1.193638211533644e-11),
+        "W2": ("weights of second layer", 3.0747216543846533e-10),
+        "b2": ("bias of second layer", 1.193638211533644e-11),
     }  # fmt: skip
     rows, errors = [], []
     for name, (words, published) in printed.items():
@@ -105,7 +106,7 @@ def max_relative_difference(x: Array, y: Array, lam: float = 0.01) -> Table:
 
 
 def allclose_without_batch_norm(x: Array, y: Array, depths: tuple[int, ...] = (2, 3, 4)) -> Table:
-    """Networks of 2, 3 and 4 layers: whether ``allclose`` with an absolute tolerance of 1e-7 holds for all gradients."""
+    """Networks of 2, 3 and 4 layers: whether ``allclose``, with an absolute tolerance of 1e-7, holds throughout."""
     rows = []
     for depth in depths:
         model = nn.mlp([x.shape[1], *[50] * (depth - 1), 10], dtype=x.dtype)
@@ -122,8 +123,8 @@ PRINTED = {
     2: {"b2": "True", "gamma2": "True", "beta2": "True", "W2": "True", "b1": "True", "gamma1": "True", "beta1": "True",
         "W1": "False ~1"},
     3: {"b3": "True 5.023e-08", "gamma3": "True 0", "beta3": "True 0", "W3": "True 1.395e-07", "b2": "True 2.162e-03",
-        "gamma2": "True 1.480e-06", "beta2": "True 6.719e-07", "W2": "False ~1", "b1": "True 0.978", "gamma1": "False ~1",
-        "beta1": "False ~1", "W1": "False ~1"},
+        "gamma2": "True 1.480e-06", "beta2": "True 6.719e-07", "W2": "False ~1", "b1": "True 0.978",
+        "gamma1": "False ~1", "beta1": "False ~1", "W1": "False ~1"},
 }  # fmt: skip
 """What the document printed for its networks of 2 and 3 layers with batch norm: the flag, and the relative error."""
 

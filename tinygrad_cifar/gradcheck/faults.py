@@ -46,31 +46,46 @@ def batch_norm_paths(direct: float = 1.0, mean: float = 1.0, variance: float = 1
     gamma is forgotten, too.
     """
 
-    def rule(g: Array, out: Any, x: Array, gamma: Array, beta: Any, *, kept: Any, **settings: Any) -> Any:
-        centred, inv_std = kept
-        x_hat = centred * inv_std
+    def rule(g: Array, out: Any, x: Array, gamma: Array, beta: Any, **settings: Any) -> Any:
+        x_hat, inv_std = _standardised(x, settings)
         dx = direct * g - mean * g.mean(0) - variance * x_hat * (g * x_hat).mean(0)
         return dx * inv_std * (gamma if scale else 1), (g * x_hat).sum(0), g.sum(0)
 
     return rule
 
 
-def unbiased_variance(g: Array, out: Any, x: Array, gamma: Array, beta: Any, *, kept: Any, **settings: Any) -> Any:
-    n = len(g)
-    return batch_norm_paths(variance=n / (n - 1))(g, out, x, gamma, beta, kept=kept)
+def _standardised(x: Array, settings: dict[str, Any]) -> tuple[Array, Array]:
+    """x_hat and 1 / sqrt(var + eps)."""
+    inv_std = 1 / np.sqrt(x.var(0) + settings.get("eps", 1e-5))
+    return (x - x.mean(0)) * inv_std, inv_std
 
 
-def gamma_without_x_hat(g: Array, out: Any, x: Array, gamma: Array, beta: Any, *, kept: Any, **settings: Any) -> Any:
-    dx, _, dbeta = batch_norm_paths()(g, out, x, gamma, beta, kept=kept)
+def unbiased_variance(g: Array, out: Any, x: Array, *rest: Any, **settings: Any) -> Any:
+    return batch_norm_paths(variance=len(g) / (len(g) - 1))(g, out, x, *rest, **settings)
+
+
+def gamma_without_x_hat(g: Array, out: Any, x: Array, *rest: Any, **settings: Any) -> Any:
+    dx, _, dbeta = batch_norm_paths()(g, out, x, *rest, **settings)
     return dx, dbeta, dbeta
+
+
+def passed_over(gamma_kept: bool) -> Rule:
+    """The gradient goes through batch norm as if x_hat were x."""
+
+    def rule(g: Array, out: Any, x: Array, gamma: Array, beta: Any, **settings: Any) -> Any:
+        return g * gamma if gamma_kept else g, (g * _standardised(x, settings)[0]).sum(0), g.sum(0)
+
+    return rule
 
 
 def cross_entropy(scores: Callable[[Array, Array, Array], Array]) -> Rule:
     """A rule for softmax with cross-entropy: ``scores(p, one_hot, logits)`` in the place of p - one_hot."""
 
-    def rule(g: Array, out: Any, logits: Array, *, labels: Array, kept: Array) -> Any:
+    def rule(g: Array, out: Any, logits: Array, *, labels: Array, kept: Any) -> Any:
+        p = np.exp(logits - logits.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
         one_hot = np.eye(logits.shape[1], dtype=logits.dtype)[labels]
-        return (scores(kept, one_hot, logits) * (g / len(labels)),)
+        return (scores(p, one_hot, logits) * (g / len(labels)),)
 
     return rule
 
@@ -88,12 +103,8 @@ FAULTS: dict[str, dict[str, Rule]] = {
         "gamma missing on the way through batch norm": batch_norm_paths(scale=False),
         "gamma missing and variance path of batch norm missing": batch_norm_paths(scale=False, variance=0),
         "gamma's gradient without the standardised scores": gamma_without_x_hat,
-        "batch norm's standardisation passed over": lambda g, out, x, gamma, beta, *, kept, **settings: (
-            g * gamma, (g * kept[0] * kept[1]).sum(0), g.sum(0),
-        ),
-        "batch norm passed over as if it were not there": lambda g, out, x, *rest, kept, **settings: (
-            g, (g * kept[0] * kept[1]).sum(0), g.sum(0),
-        ),
+        "batch norm's standardisation passed over": passed_over(gamma_kept=True),
+        "batch norm passed over as if it were not there": passed_over(gamma_kept=False),
     },
     "relu": {
         "ReLU's mask [h > 0] missing": lambda g, out, x: (g,),

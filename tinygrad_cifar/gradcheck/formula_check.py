@@ -153,7 +153,7 @@ class _Case:
         self.model = copy.deepcopy(network).astype(np.float64)
         self.x, self.y, self.lam, self.convention = x, y, lam, convention
         if any(isinstance(m, nn.Dropout) and m.p > 0 and m.training for m in self.model.modules()):
-            raise ConfigError("check_formula: this network drops units at random, which no formula knows: network.eval().")
+            raise ConfigError("check_formula: this network drops units at random, which no formula knows; use .eval().")
         self.parameters = document_names(self.model)
         self.gradients = self.backprop()
         self.largest = max(np.abs(g).max(initial=0) for g in self.gradients.values())
@@ -181,28 +181,32 @@ class _Case:
             )
         if not isinstance(found, dict) or (missing := given.keys() - found.keys()):
             lacks = f"lacks {', '.join(sorted(missing))}" if isinstance(found, dict) else f"is a {type(found).__name__}"
-            raise ConfigError(f"check_formula: the function must return {{name: gradient}} for {', '.join(given)}; it {lacks}.")
+            raise ConfigError(
+                f"check_formula: the function must return {{name: gradient}} for {', '.join(given)}; what it returns "
+                f"{lacks}."
+            )
         return {name: _shaped(name, np.asarray(found[name], np.float64), array.shape) for name, array in given.items()}
 
 
 def _shaped(name: str, gradient: Array, shape: tuple[int, ...]) -> Array:
-    if gradient.size == math.prod(shape) and tuple(n for n in gradient.shape if n > 1) == tuple(n for n in shape if n > 1):
+    if [n for n in gradient.shape if n != 1] == [n for n in shape if n != 1]:
         return gradient.reshape(shape)  # (50, 1) for (50,) is no mistake
     if gradient.shape == shape[::-1]:
         return gradient
-    raise ShapeError(f"check_formula: the gradient of {name} has shape {gradient.shape}, but the parameter has {shape}.")
+    raise ShapeError(f"check_formula: the gradient of {name} has shape {gradient.shape}, the parameter {shape}.")
 
 
 def _judge(case: _Case, theirs: Array, report: ParameterReport) -> FormulaVerdict:
     f = report.findings
     turned = theirs.shape != report.shape
     yours = f.probes.of((theirs.T if turned else theirs)[None])[0]
-    slack = f.error + CLOSE * max(np.abs(f.analytic).max(initial=0), 1e-3 * case.largest)
+    slack = f.error + CLOSE * max(np.abs(f.analytic).max(initial=0), 1e-3 * case.largest, 1e-300)
     outside = np.abs(yours - f.numeric) > slack
     between = (yours >= np.minimum(f.left, f.right) - slack) & (yours <= np.maximum(f.left, f.right) + slack)
     outside &= ~((f.verdicts == "kink") & between)
     outside |= ~np.isfinite(yours) | turned
-    worst = int(np.argmax(np.where(outside, np.abs(yours - f.numeric) / slack, -1))) if len(yours) else 0
+    off = np.nan_to_num(np.abs(yours - f.numeric) / slack, nan=np.inf)
+    worst = int(np.argmax(np.where(outside == outside.any(), off, -1))) if len(yours) else 0
     sides = ["yours"] * bool(outside.any()) + ["backprop"] * (report.verdict == "wrong")
     values = [float(side[worst]) for side in (yours, f.analytic, f.numeric, f.error)] if len(yours) else []
     index = f.probes.index(worst, report.shape) if len(yours) else ()
@@ -251,7 +255,8 @@ def _same(a: Array, b: Array) -> bool:
 
 def _factor(a: float, n: int) -> str:
     known = {
-        n: f"1/n missing (n = {n})", 1 / n: "1/n twice", 2: "factor 2", 0.5: "factor 1/2", n / (n - 1 or 1): "n - 1 for n",
+        n: f"1/n missing (n = {n})", 1 / n: "1/n twice", 2: "factor 2", 0.5: "factor 1/2",
+        n / (n - 1 or 1): "n - 1 for n",
     }  # fmt: skip
     text = next((t for value, t in known.items() if math.isclose(abs(a), value, rel_tol=1e-6)), f"factor {abs(a):.6g}")
     if a > 0:

@@ -68,13 +68,11 @@ def two_layers(
     return gradients | {"W1": G.T @ x + decay * W1, "b1": G.sum(0)}
 
 
-def k_layers(
-    x: Array, y: Array, parameters: Parameters, lam: float = 0.0, convention: Convention = "sum"
-) -> Gradients:
+def k_layers(x: Array, y: Array, parameters: Parameters, lam: float = 0.0, convention: Convention = "sum") -> Gradients:
     """k layers with ReLU between them: the step of ``two_layers`` from layer to layer, from the last to the first.
 
-        G_k = (P - Y) / n           dW_l = G_l^T h_(l-1) + 2 lam W_l        db_l = sum of the rows of G_l
-        G_(l-1) = (G_l W_l) * [h_(l-1) > 0]
+    G_k = (P - Y) / n           dW_l = G_l^T h_(l-1) + 2 lam W_l        db_l = sum of the rows of G_l
+    G_(l-1) = (G_l W_l) * [h_(l-1) > 0]
     """
     k, decay = _depth(parameters), _decay(lam, convention)
     h = [x]
@@ -82,7 +80,7 @@ def k_layers(
         h.append(np.maximum(0, h[-1] @ parameters[f"W{layer}"].T + parameters[f"b{layer}"]))
     s = h[-1] @ parameters[f"W{k}"].T + parameters[f"b{k}"]
     G = (_softmax(s) - _one_hot(y, s)) / len(x)
-    gradients = {}
+    gradients: Gradients = {}
     for layer in range(k, 0, -1):
         W, below = parameters[f"W{layer}"], h[layer - 1]
         gradients |= {f"W{layer}": G.T @ below + decay * W, f"b{layer}": G.sum(0)}
@@ -106,7 +104,7 @@ def sigmoid_layers(
         a.append(1 / (1 + np.exp(-(a[-1] @ parameters[f"W{layer}"].T + parameters[f"b{layer}"]))))
     s = a[-1] @ parameters[f"W{k}"].T + parameters[f"b{k}"]
     G = (_softmax(s) - _one_hot(y, s)) / len(x)
-    gradients = {}
+    gradients: Gradients = {}
     for layer in range(k, 0, -1):
         W, below = parameters[f"W{layer}"], a[layer - 1]
         gradients |= {f"W{layer}": G.T @ below + decay * W, f"b{layer}": G.sum(0)}
@@ -136,7 +134,7 @@ def batch_norm_layers(
         h.append(np.maximum(0, scaled))
     s.append(h[-1] @ parameters[f"W{k}"].T + parameters[f"b{k}"])
     G = (_softmax(s[-1]) - _one_hot(y, s[-1])) / len(x)
-    gradients = {}
+    gradients: Gradients = {}
     for layer in range(k, 0, -1):
         W, below = parameters[f"W{layer}"], h[layer - 1]
         if layer < k:

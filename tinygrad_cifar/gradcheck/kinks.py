@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_cifar.gradcheck.replay import Program, Step
-from tinygrad_cifar.gradcheck.stacked import aligned, hinge_excess, shifted_axes
+from tinygrad_cifar.gradcheck.ways import aligned, hinge_excess, shifted_axes
 from tinygrad_cifar.tensor import Array
 
 

@@ -52,8 +52,8 @@ def extrapolated(f: Function, x: Array, scale: float | None = None) -> "Slopes":
     units = np.eye(x.size).reshape(x.size, *x.shape)
     plus = np.array([[f(x + h * e) - at_x for e in units] for h in steps])
     minus = np.array([[f(x - h * e) - at_x for e in units] for h in steps])
-    noise = np.full(x.size, 4 * np.finfo(float).eps * abs(at_x))
-    found = slopes(plus, minus, steps, noise)
+    size = np.maximum(abs(plus + at_x).max(0), abs(minus + at_x).max(0))  # f may happen to be 0 at x: look around
+    found = slopes(plus, minus, steps, 4 * np.finfo(float).eps * size)
     return Slopes(*[getattr(found, name).reshape(x.shape) for name in Slopes.__dataclass_fields__])
 
 

@@ -1,4 +1,4 @@
-"""The sanity check that the documents made by eye: a network that learns must be able to learn a few images by heart."""
+"""The sanity check that the documents made by eye: a network must be able to learn a few images by heart."""
 
 import copy
 import math
@@ -97,7 +97,7 @@ def _reason(learner: nn.Module, x: Array, y: Array, losses: list[float], moved: 
         return f"{', '.join(still)} never moved: their gradients are zero (dead or saturated units?)"
     if losses[-1] > losses[0]:
         return f"the loss rose: lower lr={lr:g}, or check the gradients' sign with check_gradients"
-    if losses[-1] < 0.99 * min(losses[: 2 * len(losses) // 3]):
+    if losses[-1] < 0.995 * min(losses[: 2 * len(losses) // 3]):
         return "the loss still falls: give it more steps or a higher lr"
     last = losses[-(len(losses) // 10 + 1) :]
     if np.std(last) > 0.1 * np.mean(last):

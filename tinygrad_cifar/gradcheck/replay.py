@@ -16,8 +16,8 @@ import numpy as np
 from tinygrad_cifar import tensor
 from tinygrad_cifar.engine import grad
 from tinygrad_cifar.errors import GraphError
-from tinygrad_cifar.operators import OPS, unwrap
 from tinygrad_cifar.operands import describe
+from tinygrad_cifar.operators import OPS, unwrap
 from tinygrad_cifar.tensor import Array, Node, Op, Tensor, enable_grad
 
 NOISE = 2.0**-50  # 4 eps: rounding noise is imitated a little too large, never too small

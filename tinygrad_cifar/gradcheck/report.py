@@ -57,7 +57,7 @@ class ParameterReport:
 
     @property
     def verdict(self) -> str:
-        """"wrong" or "kink" if a single entry is; else the commoner of "agree" and "unresolved"; else "zero"."""
+        """ "wrong" or "kink" if a single entry is; else the commoner of "agree" and "unresolved"; else "zero"."""
         counts = self.counts
         if self.unrecorded or "wrong" in counts:
             return "wrong"

@@ -1,10 +1,10 @@
 """Both sides of one leaf, entry by entry, and the verdict on each.
 
-    agree        the analytic value lies within the numeric one's error bar, and the bar is narrow
-    zero         both are zero as far as rounding can tell
-    kink         f has a kink here, and the analytic value lies between the slopes to its left and right
-    unresolved   the error bar is too wide to say
-    wrong        the analytic value lies outside of the error bar
+agree        the analytic value lies within the numeric one's error bar, and the bar is narrow
+zero         both are zero as far as rounding can tell
+kink         f has a kink here, and the analytic value lies between the slopes to its left and right
+unresolved   the error bar is too wide to say
+wrong        the analytic value lies outside of the error bar
 """
 
 from dataclasses import dataclass, replace
@@ -67,7 +67,7 @@ class Sides:
         """
         probe = self.probe(leaf)
         runs = probes.of(self.gradients[leaf])
-        analytic, blur = runs[0], SAFETY * np.abs(runs[1:] - runs[0]).max(0, initial=0) + UNDERFLOW
+        analytic, blur = runs[0], _blur(runs)
         if not probe.reaches:
             zeros = np.zeros(len(probes))
             return Findings(probes, analytic, zeros, zeros, zeros, zeros, _smooth(analytic, zeros, zeros, zeros))
@@ -77,10 +77,25 @@ class Sides:
         doubtful = np.flatnonzero(np.isin(found.verdicts, ["wrong", "unresolved"]))
         for start in range(0, 0 if self.raised else len(doubtful), BLOCK):
             some = doubtful[start : start + BLOCK]
-            _merge(found, some, _climbed(probe, probes[some], analytic[some], blur[some], _part(found, some)))
+            second = _climbed(probe, probes[some], analytic[some], blur[some], _part(found, some))
+            # Where f bends within the smallest step, the ladder errs: it may clear up what rounding hides, not accuse.
+            useful = (found.verdicts[some] == "wrong") | (second.verdicts != "wrong")
+            _merge(found, some[useful], _part(second, useful))
             if np.mean(found.verdicts[some] == "wrong") > 0.9:
                 break  # nothing to rescue: the complex steps were right about the others, too
         return _excused(probe, found, faulty)
+
+
+def _blur(runs: Array) -> Array:
+    """How much of each analytic value, runs[0], may be rounding, given imitations of it.
+
+    The imitations of one entry may agree by chance: it gets at least a share of what is usual, relatively.
+    """
+    seen = SAFETY * np.abs(runs[1:] - runs[0]).max(0, initial=0)
+    size = np.abs(runs[0])
+    relative = seen[seen < size] / size[seen < size]
+    usual = np.median(relative) if len(relative) else 0
+    return np.maximum(seen, 0.25 * usual * size) + UNDERFLOW
 
 
 def _far(first: list[Array], again: list[Array]) -> bool:
@@ -100,9 +115,7 @@ def _stepped(probe: Probe, probes: Probes, analytic: Array, blur: Array) -> Find
     return Findings(probes, analytic, right, error, left, right, verdicts)
 
 
-def _climbed(
-    probe: Probe, probes: Probes, analytic: Array, blur: Array, exact: Findings | None = None
-) -> Findings:
+def _climbed(probe: Probe, probes: Probes, analytic: Array, blur: Array, exact: Findings | None = None) -> Findings:
     """The verdicts by a ladder of real steps; ``exact`` ones, from complex steps, decide within its bars."""
     s = probe.slopes(probes)
     error = s.error + blur

@@ -73,10 +73,13 @@ def softplus_gradient(g: Any, out: Any, x: Any) -> Any:
     return (g * sigmoid.on(x),)
 
 
+_erf = np.frompyfunc(math.erf, 1, 1)
+
+
 @op(saves="x")
 def erf(x: Array) -> Array:
     """2/sqrt(pi) * integral of e^(-t^2) from 0 to x."""
-    return np.vectorize(math.erf, otypes=[x.dtype])(x)
+    return np.asanyarray(_erf(x)).astype(x.dtype)
 
 
 @erf.gradient

@@ -93,7 +93,7 @@ def getitem_gradient(g: Any, out: Any, x: Any, index: Any) -> Any:
 @op(saves="")
 def scatter(g: Array, *, index: Any, shape: tuple[int, ...]) -> Array:
     """Zeros of ``shape`` with g added at ``index``; what falls on one place adds up."""
-    whole = np.zeros(shape, g.dtype)
+    whole = np.zeros_like(g, shape=shape)
     if _is_basic(index):
         whole[index] = g
     else:

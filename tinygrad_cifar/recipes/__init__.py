@@ -7,7 +7,7 @@ from tinygrad_cifar.recipes.a2 import A2
 from tinygrad_cifar.recipes.a2c import A2C
 from tinygrad_cifar.recipes.a3 import A3
 from tinygrad_cifar.recipes.recipe import Claim, Document, Group, Recipe, Setting
-from tinygrad_cifar.recipes.reproduce import Plan, reproduce, select
+from tinygrad_cifar.recipes.reproduction import Plan, reproduce, select
 from tinygrad_cifar.recipes.sigmoid import SIGMOID
 
 DOCUMENTS = {document.name: document for document in (A1, A2C, A3, A2, SIGMOID)}

@@ -7,6 +7,7 @@ import numpy as np
 
 from tinygrad_cifar import nn, random
 from tinygrad_cifar.data import Cifar10, Standardiser
+from tinygrad_cifar.data.splits import BATCH
 from tinygrad_cifar.gradcheck import documents, formulas
 from tinygrad_cifar.gradcheck.formula_check import COLUMNS, check_formula
 from tinygrad_cifar.recipes.recipe import SEED, Recipe, Results
@@ -102,7 +103,7 @@ def _three_ways(
 def _sample(data: Cifar10, n: int) -> tuple[Array, Array]:
     """The first ``n`` images of batch 1, standardised in float64, and their labels; all draws start at SEED."""
     random.manual_seed(SEED)
-    train, _ = data.split("batch1")
+    train = data.train.subset(min(BATCH, len(data.train)))
     x = Standardiser.fit(train.images).transform(train.images[:n], np.float64)
     return x, train.labels[:n].astype(np.int64)
 

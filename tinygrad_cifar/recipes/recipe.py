@@ -1,12 +1,13 @@
 """What a recipe is: the settings of one experiment, what its document says of them, and what to show."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean, pstdev
 
 from tinygrad_cifar.data import Cifar10
 from tinygrad_cifar.recipes.store import Run
 from tinygrad_cifar.report.blocks import Block
+from tinygrad_cifar.search import Space, Study
 from tinygrad_cifar.train import Config
 
 SEED = 12345
@@ -54,6 +55,28 @@ class Group(list[Run]):
         return fmean(float("inf") if run.failed else getattr(run.history[-1], column) for run in self)
 
 
+@dataclass(frozen=True, eq=False)
+class Search:
+    """A search over settings of ``config``.
+
+    Attributes:
+        space: what varies.
+        config: everything else.
+        trials: how many points of the space.
+        document: the settings that the document lists, in order, each with figures in per cent: the final validation
+            accuracy, and where it has them the mean of the five highest and the final training accuracy.
+        noise_seeds: repetitions of the best trial, which tell differences from noise.
+        claims: what the document concluded.
+    """
+
+    space: Space
+    config: Config
+    trials: int
+    document: tuple[tuple[Mapping[str, float], tuple[float, ...]], ...] = ()
+    noise_seeds: int = 4
+    claims: Mapping[str, Callable[[Study], bool]] = field(default_factory=dict)
+
+
 Results = Mapping[str, Group]
 """The groups of a recipe, by the label of their setting."""
 
@@ -76,11 +99,12 @@ class Recipe:
         name: unique within its document.
         numbers: of the experiments that it covers; documents are counted from 0, experiments from 1.
         title: what is done.
-        settings: by label; empty where nothing is trained.
+        settings: by label; empty where nothing is trained, or a search is.
         shows: functions that turn the results into tables and figures, in order.
         claims: what the document concluded.
         notes: contradictions and faults of the document, and what is done about them.
         repeats: how many seeds, unless the command line says otherwise.
+        search: what is searched, if anything is.
     """
 
     name: str
@@ -91,6 +115,7 @@ class Recipe:
     claims: tuple[Claim, ...] = ()
     notes: tuple[str, ...] = ()
     repeats: int = 3
+    search: Search | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +131,24 @@ class Document:
         return next(recipe for recipe in self.recipes if recipe.name == name)
 
 
+def quick(recipe: Recipe) -> Recipe:
+    """A look at ``recipe`` in seconds. Its figures say nothing about the document's, which are therefore left out."""
+    search = recipe.search and replace(
+        recipe.search, config=quickened(recipe.search.config), trials=min(recipe.search.trials, 6), noise_seeds=2
+    )
+    settings = {label: replace(s, config=quickened(s.config)) for label, s in recipe.settings.items()}
+    return without_document(replace(recipe, settings=settings, search=search, repeats=min(recipe.repeats, 2)))
+
+
+def without_document(recipe: Recipe) -> Recipe:
+    """``recipe`` without the document's figures and conclusions, for results that may not be compared with them."""
+    settings = {label: replace(s, document={}, why="") for label, s in recipe.settings.items()}
+    search = recipe.search and replace(recipe.search, document=(), claims={})
+    return replace(recipe, settings=settings, search=search, claims=())
+
+
 def quickened(config: Config, images: int = 1000) -> Config:
-    """A look at ``config`` in about a second: fewer images, a tenth of the epochs, the cycles kept."""
+    """Fewer images and a tenth of the epochs; the cycles stay."""
     full = config.resolved(_images(config))
     epochs = max(2, (full.epochs or 0) // 10)
     small = full.with_settings(subset=min(images, _images(config)), epochs=epochs)

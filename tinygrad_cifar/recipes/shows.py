@@ -1,18 +1,22 @@
 """From the results of a recipe to tables and figures; captions come from the configurations that ran."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, pstdev
 
 from tinygrad_cifar.data import CLASSES, Cifar10
 from tinygrad_cifar.recipes.recipe import Recipe, Results, Show
 from tinygrad_cifar.recipes.store import Run
 from tinygrad_cifar.report import pictures
-from tinygrad_cifar.report.blocks import Block, Figure, Table
+from tinygrad_cifar.report.blocks import Block, Figure, Table, Text
 from tinygrad_cifar.report.pictures import TITLES, title
-from tinygrad_cifar.train import Config, load_run
+from tinygrad_cifar.search import Study, Trial
+from tinygrad_cifar.search.space import written
+from tinygrad_cifar.train import load_run
 from tinygrad_cifar.viz import training_curves, weight_templates
 from tinygrad_cifar.viz.curves import describe
 
+TOP = 8  # how many trials of a search are listed
 TOLERANCE = 1.5
 """Points of accuracy within which a figure agrees with the document's."""
 
@@ -21,30 +25,25 @@ def accuracies(recipe: Recipe, results: Results, data: Cifar10) -> Iterator[Bloc
     """The table of accuracies: the document's, and the mean and std over the seeds here."""
     rows = []
     for label, setting in recipe.settings.items():
-        group = results[label]
-        for split in ("train", "val", "test"):
-            figure = setting.document.get(split)
-            weights = "best validation" if setting.best and split != "train" else "final"
-            here = [*group.accuracies(split, setting.best)]
-            rows.append([
-                label, TITLES[split], "–" if figure is None else f"{figure:.2f}", spread(here), weights,
-                verdict(split, figure, fmean(here) if here else float("nan")),
-            ])  # fmt: skip
-    yield Table(
-        ("setting", "images", "document", "here", "weights", "agree?"), rows,
-        f"Accuracy in per cent; here: mean ± std of {_seeds(results)}.",
-    )  # fmt: skip
+        for split, name in TITLES.items():
+            best = setting.best and split != "train"
+            figure, here = setting.document.get(split), results[label].accuracies(split, best)
+            agrees = "" if figure is None else verdict(split, figure, here)
+            images = f"{name}, best weights" if best else name
+            rows.append([label, images, "–" if figure is None else f"{figure:.2f}", spread(here), agrees])
+    caption = f"Accuracy in per cent; {_seeds(results)}."
+    yield Table(("setting", "images", "document", "here", "agree?"), rows, caption, 2)
 
 
-def verdict(split: str, document: float | None, here: float) -> str:
-    """Whether a figure agrees: within ``TOLERANCE`` points. For images that were not trained on, higher is as good."""
-    if document is None:
-        return ""
-    if abs(here - document) <= TOLERANCE:
+def verdict(split: str, document: float, here: list[float]) -> str:
+    """Whether a mean agrees: within ``TOLERANCE`` points. For images that were not trained on, higher is as good."""
+    if not here:
+        return "diverged"
+    if abs(fmean(here) - document) <= TOLERANCE:
         return "yes"
-    if here > document:
-        return "higher" if split == "train" else "yes, higher"
-    return "lower" if here < document else "diverged"
+    if fmean(here) < document:
+        return "lower"
+    return "higher" if split == "train" else "yes, higher"
 
 
 def spread(values: list[float], digits: int = 2) -> str:
@@ -60,7 +59,7 @@ def curves(recipe: Recipe, results: Results, data: Cifar10) -> Iterator[Block]:
     for label, group in results.items():
         run = group[0]
         if run.history:
-            picture = training_curves(run.history.columns())
+            picture = training_curves(run.history.columns(), config=_settings(run))
             yield Figure(picture, _name(recipe, label, "curves"), f"{label}: {caption(run)}")
 
 
@@ -76,7 +75,7 @@ def compared(*quantities: str) -> Show:
         runs = {label: [run.curves() for run in group if not run.failed] for label, group in results.items()}
         picture = pictures.bands(runs, quantities)
         what = " and ".join(map(title, quantities)).capitalize()
-        text = f"{what}, mean and ± one std of {_seeds(results)}. {common(results)}"
+        text = f"{what}, {_seeds(results)}. {common(results)}"
         yield Figure(picture, _name(recipe, "-".join(quantities)), text)
 
     return show
@@ -94,6 +93,51 @@ def panels(columns: int) -> Show:
         yield Figure(pictures.loss_panels(runs, columns), _name(recipe, "grid"), text)
 
     return show
+
+
+def found(recipe: Recipe, study: Study) -> Iterator[Block]:
+    """The ranking of a search, the document's list, what to know before believing either, and a picture."""
+    assert recipe.search is not None
+    names = study.plan.space.names
+    ranked = [[*_values(trial.settings, names), *map(_percent, _figures(trial))] for trial in study.ranking[:TOP]]
+    caption = f"The best of {len(study.trials)} trials here; accuracies in per cent."
+    yield Table(("rank", *names, *FIGURES), [[str(i), *row] for i, row in enumerate(ranked, 1)], caption)
+    if listed := recipe.search.document:
+        shown = FIGURES[: len(listed[0][1])]
+        rows = []
+        for settings, theirs in listed:
+            trial = next((trial for trial in study.trials if _same(trial.settings, settings)), None)
+            ours = map(_percent, _figures(trial)) if trial else ["–"] * len(theirs)
+            figures = [cell for a, b in zip(theirs, ours, strict=False) for cell in (f"{a:.2f}", b)]
+            agrees = verdict("val", theirs[0], [100 * trial.val_accuracy]) if trial else ""
+            rows.append([*_values(settings, names), *figures, agrees])
+        header = (*names, *(cell for figure in shown for cell in (f"{figure}: document", "here")), "agree?")
+        yield Table(header, rows, "The document's list, and the trials with the same settings here, if any.")
+    yield from map(Text, study.notes())
+    if study.ranking:
+        caption = f"{recipe.title}. {describe(recipe.search.config.changed())}"
+        yield Figure(study.figure(), _name(recipe, "search"), caption)
+
+
+FIGURES = ("final validation", "mean of top 5", "final training")
+
+
+def _figures(trial: Trial) -> tuple[float | None, ...]:
+    """Those of FIGURES, as fractions."""
+    return trial.val_accuracy, trial.top5_val_accuracy, trial.train_accuracy
+
+
+def _percent(fraction: float | None) -> str:
+    return "–" if fraction is None else f"{100 * fraction:.2f}"
+
+
+def _values(settings: Mapping[str, object], names: Sequence[str]) -> list[str]:
+    return [written(settings[name]) for name in names]
+
+
+def _same(settings: Mapping[str, float], listed: Mapping[str, float]) -> bool:
+    """Equal up to the digits that are listed."""
+    return all(math.isclose(settings[name], value, rel_tol=1e-3) for name, value in listed.items())
 
 
 def after_training(recipe: Recipe, results: Results, data: Cifar10) -> Iterator[Block]:
@@ -139,19 +183,24 @@ def common(results: Results) -> str:
 
 
 def caption(run: Run) -> str:
-    """The configuration that ran, as one line: the network, what differs from the defaults, the seed, the outcome."""
-    config: Config = run.config
-    said = {name: value for name, value in config.changed().items() if name not in ("hidden", "batch_norm", "data")}
-    text = f"{config.title} · {describe(said | {'dtype': config.dtype, 'seed': config.seed})}"
+    """The configuration that ran in one line, and its outcome."""
+    text = describe(_settings(run))
     if run.failed:
         return f"{text}. Diverged: {run.failed.splitlines()[0]}"
-    final = ", ".join(f"{TITLES[split]} {100 * run.accuracy(split):.2f} %" for split in ("train", "val", "test"))
+    final = ", ".join(f"{name} {100 * run.accuracy(split):.2f} %" for split, name in TITLES.items())
     return f"{text}. Final accuracies: {final}."
+
+
+def _settings(run: Run) -> dict[str, object]:
+    """The network, what differs from the defaults, and the seed."""
+    said = {"hidden", "batch_norm", "data", "synthetic"}
+    changed = {name: value for name, value in run.config.changed().items() if name not in said}
+    return {"network": run.config.title} | changed | {"dtype": run.config.dtype, "seed": run.config.seed}
 
 
 def _seeds(results: Results) -> str:
     seeds = [run.config.seed for run in next(iter(results.values()))]
-    return f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds ({seeds[0]} to {seeds[-1]})"
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"mean ± std of {len(seeds)} seeds ({seeds[0]} to {seeds[-1]})"
 
 
 def _name(recipe: Recipe, *parts: str) -> str:

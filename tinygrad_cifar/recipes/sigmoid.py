@@ -10,7 +10,6 @@ BASE = Config(
 )  # fmt: skip
 ADAM = BASE.with_settings(optimizer="adam")
 RATES = (0.001, 0.01, 0.1, 0.2, 0.3, 0.5)
-ABOUT_50 = {"test": 50.0}
 REPEATS = 10
 
 SIGMOID = Document(
@@ -25,9 +24,16 @@ SIGMOID = Document(
                shows=(gradients.sigmoid_layers,)),
         Recipe(
             "default",
-            "2.2",
+            "2.2, 2.6",
             "The network of the other experiments",
-            {"SGD .3": Setting(BASE, ABOUT_50)},
+            {
+                "SGD .3": Setting(
+                    BASE,
+                    {"test": 50.0},
+                    why="The document says about 50 % of no particular setting. PyTorch with these settings reaches "
+                    "47.4 ± 0.2 %, on 45,000 images.",
+                )
+            },
             (shows.accuracies, shows.bands),
             repeats=REPEATS,
         ),

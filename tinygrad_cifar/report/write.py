@@ -40,6 +40,9 @@ p.flag {{ border-left: 4px solid #d55e00; padding: .2rem .8rem; background: #fdf
 """
 
 
+DPI = 90  # of pictures: as wide as the page, and not larger than that
+
+
 def write(report: Report, folder: str | os.PathLike[str]) -> Path:
     """Write ``report`` into ``folder``, over an older one; returns the path of report.html."""
     folder = Path(folder)
@@ -110,7 +113,7 @@ def _markdown(block: Block) -> str:
         case Figure():
             if block.local:
                 return f"*{block.caption}* (Images of the data set are in report.html alone.)"
-            return f"![{block.caption}](figures/{block.name}.png)\n\n*{block.caption}*"
+            return f"![{block.name}](figures/{block.name}.png)\n\n*{block.caption}*"
 
 
 def _figures(report: Report) -> list[Figure]:
@@ -120,7 +123,7 @@ def _figures(report: Report) -> list[Figure]:
 
 def _png(figure: Figure) -> bytes:
     content = io.BytesIO()
-    figure.picture.savefig(content, format="png")
+    figure.picture.savefig(content, format="png", dpi=DPI)
     return content.getvalue()
 
 

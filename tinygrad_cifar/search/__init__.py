@@ -16,7 +16,7 @@ from tinygrad_cifar.search.farm import load, search
 from tinygrad_cifar.search.order import Correlation, order_correlation
 from tinygrad_cifar.search.plan import Plan
 from tinygrad_cifar.search.range_test import RangeTest, range_test
-from tinygrad_cifar.search.space import Range, Space, parse_values
+from tinygrad_cifar.search.space import Range, Space, parse_variation
 from tinygrad_cifar.search.study import Study, Trial
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
     "Trial",
     "load",
     "order_correlation",
-    "parse_values",
+    "parse_variation",
     "range_test",
     "search",
 ]

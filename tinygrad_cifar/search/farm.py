@@ -5,15 +5,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tinygrad_cifar
 from tinygrad_cifar.errors import SearchError
-from tinygrad_cifar.search.plan import Plan
-from tinygrad_cifar.search.space import Block, Space
-from tinygrad_cifar.search.study import Study, Trial, written
+from tinygrad_cifar.search.plan import PATIENCE, Plan
+from tinygrad_cifar.search.space import Block, Space, written
+from tinygrad_cifar.search.study import Study, Trial
 from tinygrad_cifar.train import Config
 from tinygrad_cifar.train.build import load_data, split_data
 
@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     import optuna
 
 STORAGE = "search.db"
+COMMAND = [sys.executable, "-m", "tinygrad_cifar.search.worker"]
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-PATIENCE = 30.0
-"""Seconds after which a trial that is not heard of counts as killed and is done again."""
 
 
 def search(
@@ -71,7 +70,7 @@ def search(
     if data.is_synthetic and not config.synthetic:
         config = config.with_settings(synthetic=True)
     plan = Plan(space, config, trials or space.size or 50, noise_seeds, prune)
-    for key in plan.keys():
+    for key in plan.points():
         setup = plan.configuration(key)
         setup.resolved(len(split_data(setup, data)[0]))
     del data
@@ -101,11 +100,10 @@ def _run_processes(arguments: list[str], jobs: int, study: "optuna.Study", say: 
         raise SearchError(f"a search needs at least 1 process, not {jobs}.")
     if not queue.missing():
         return
-    package = str(Path(tinygrad_cifar.__file__).parents[1])
+    package = str(Path(__file__).parents[2])
     environment = os.environ | dict.fromkeys(THREADS, "1")
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-m", "tinygrad_cifar.search.worker", *arguments]
-    processes = [subprocess.Popen(command, env=environment) for _ in range(jobs)]
+    processes = [subprocess.Popen([*COMMAND, *arguments], env=environment) for _ in range(jobs)]
     told = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
     try:
         while any(process.poll() is None for process in processes):
@@ -113,6 +111,11 @@ def _run_processes(arguments: list[str], jobs: int, study: "optuna.Study", say: 
             _tell(study, told, say)
             if any(process.poll() for process in processes):
                 break
+    except KeyboardInterrupt:  # the processes have got it too, and put their trials back into the queue
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+        raise
     finally:
         for process in processes:
             process.terminate()
@@ -131,16 +134,17 @@ def _tell(study: "optuna.Study", told: set[int], say: Callable[[str], None]) -> 
         if attempt.state.is_finished() and attempt.number not in told:
             told.add(attempt.number)
             now = _read(study)
-            done = {(trial.turn): trial for trial in (*now.trials, *now.noise)}
-            if trial := done.get(attempt.number):
-                say(_line(trial, now))
+            for trial in (*now.trials, *now.noise):
+                if trial.turn == attempt.number:
+                    say(_line(trial, now))
 
 
 def _line(trial: Trial, study: Study) -> str:
     settings = "  ".join(f"{name} {written(value)}" for name, value in trial.settings.items())
     result = f"validation {trial.val_accuracy:.2%}" if trial.state == "complete" else trial.state
     best = f", best {study.best.val_accuracy:.2%}" if study.ranking else ""
-    return f"trial {trial.number:3}  {settings}  {result}  ({len(study.trials)}/{study.plan.trials} done{best})"
+    title = f"trial {trial.number:3}" if trial in study.trials else f"trial {trial.number:3}, other seed"
+    return f"{title}  {settings}  {result}  ({len(study.trials)}/{study.plan.trials} done{best})"
 
 
 def _read(study: "optuna.Study") -> Study:
@@ -162,7 +166,7 @@ def _read(study: "optuna.Study") -> Study:
             train_accuracy=attributes.get("train_accuracy"),
             seconds=attempt.duration.total_seconds() if attempt.duration else 0.0,
         )
-    trials = tuple(done[key] for key in plan.keys() if key in done)
+    trials = tuple(done[key] for key in plan.points() if key in done)
     found = Study(study.study_name, plan, trials, ())
     if not found.ranking:
         return found

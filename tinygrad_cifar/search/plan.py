@@ -12,6 +12,9 @@ from tinygrad_cifar.errors import ConfigError
 from tinygrad_cifar.search.space import Space
 from tinygrad_cifar.train import Config
 
+PATIENCE = 30.0
+"""Seconds after which a trial that is not heard of counts as left behind by a killed process."""
+
 FRESH = "seed"  # the key of a trial that repeats another one with a fresh seed begins with it
 
 
@@ -45,7 +48,8 @@ class Plan:
             raise ConfigError(f"the grid has {size} points, so {self.trials} trials cannot be distinct.")
         if self.noise_seeds < 0 or self.noise_seeds == 1:
             raise ConfigError(f"noise_seeds must be 0, or at least 2 for a spread, not {self.noise_seeds}.")
-    def keys(self) -> list[str]:
+
+    def points(self) -> list[str]:
         """The points of the space."""
         return [str(number) for number in range(self.trials)]
 
@@ -58,7 +62,7 @@ class Plan:
 
         ``finished`` has the validation accuracy of the keys that are done, None where there is none.
         """
-        keys = self.keys()
+        keys = self.points()
         best = best_key({key: finished[key] for key in keys if key in finished})
         if best is None or not finished.keys() >= set(keys):
             return self._mixed(keys)
@@ -98,7 +102,7 @@ class Plan:
         """What makes these two different searches; more trials, noise or pruning, or data elsewhere, does not."""
         mine, others = (vars(plan.config) | {"data": None} for plan in (self, other))
         names = [name for name in mine if mine[name] != others[name]]
-        return names + (["what is varied"] if self.space.to_json() != other.space.to_json() else [])
+        return names + (["what is varied"] if self.space != other.space else [])
 
     def to_json(self) -> str:
         """For ``from_json``."""

@@ -2,8 +2,8 @@
 
 Each trial of the plan has a key, and the storage may hold several attempts at a key. Two rules keep them apart:
 
-1. An attempt that fails leaves its key without an attempt, and any process that finds a key so puts it into the queue.
-   That is how the queue is filled in the first place, too.
+1. A process that wants work and finds a key without an attempt, because nobody has begun it or because all attempts
+   have failed, adds one.
 2. Of the attempts at a key that have not failed the oldest one counts; a process that took a younger one lets it fail.
 
 A process that is killed leaves its attempt running for ever. The others notice that its beat has stopped and let it
@@ -16,15 +16,13 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 
 import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from tinygrad_cifar.search.plan import Plan
-
-PATIENCE = 30.0
-"""Seconds without a beat after which a trial counts as left behind."""
+from tinygrad_cifar.search.plan import PATIENCE, Plan
 
 Beat = tuple[int | None, float]
 
@@ -44,7 +42,7 @@ class Queue:
     @property
     def plan(self) -> Plan:
         """As the storage has it now: another process may have asked for more trials."""
-        return Plan.from_json(self.study.user_attrs["plan"])
+        return _parsed(self.study.user_attrs["plan"])
 
     def missing(self) -> list[str]:
         """The keys that nobody has finished yet."""
@@ -58,15 +56,18 @@ class Queue:
     def take(self) -> optuna.Trial | None:
         """A trial to do, with its key in ``user_attrs["key"]``; None if there is none at the moment."""
         self._fail_those_left_behind()
-        self._fill()
         if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            return None
+            attempts = self._attempts()
+            key = next((key for key in self.missing() if key not in attempts), None)
+            if key is None:
+                return None
+            self.study.add_trial(_waiting(self.plan, key))
         trial = self.study.ask()
-        key = trial.user_attrs.get("key")  # none if another process took the last one just now
-        if key is None or self._attempts()[key][0].number != trial.number:
-            self.fail(trial.number)
-            return None
-        return trial
+        key = trial.user_attrs.get("key", "")  # none if another process took what we asked for
+        if any(attempt.number == trial.number for attempt in self._attempts().get(key, [])[:1]):
+            return trial
+        self.fail(trial.number)
+        return None
 
     def fail(self, number: int) -> None:
         """Give the trial ``number`` up: its key goes back into the queue."""
@@ -102,12 +103,6 @@ class Queue:
                 attempts[trial.user_attrs["key"]].append(trial)
         return attempts
 
-    def _fill(self) -> None:
-        attempts = self._attempts()
-        for key in self.missing():
-            if key not in attempts:
-                self.study.add_trial(_waiting(self.plan, key))
-
     def _fail_those_left_behind(self) -> None:
         now = time.monotonic()
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
@@ -119,8 +114,13 @@ class Queue:
                 self.fail(trial.number)
 
 
+@cache
+def _parsed(plan: str) -> Plan:
+    return Plan.from_json(plan)
+
+
 def _waiting(plan: Plan, key: str) -> FrozenTrial:
-    """A trial for the queue. Its parameters are there for Optuna's own tools; ours go by the key."""
+    """A trial for ``ask`` to hand out. Its parameters are there for Optuna's own tools; ours go by the key."""
     settings = plan.settings(key)
     numbers = {name: float(v) for name, v in settings.items() if isinstance(v, int | float)}
     return optuna.create_trial(

@@ -17,7 +17,8 @@ class Range:
     """The numbers from ``low`` to ``high``.
 
     Without ``points`` a trial draws one at random, uniformly on the scale: "log" (every factor equally likely, as for
-    learning rates) or "linear". With ``points`` it is a grid of so many values, evenly spaced on the scale, ends included.
+    learning rates) or "linear". With ``points`` it is a grid of so many values, evenly spaced on the scale, ends
+    included.
 
     Raises:
         ConfigError: ``low`` is not below ``high``, or not above 0 on a log scale, or there are fewer than 2 points.
@@ -67,7 +68,7 @@ class Space:
     give every value of the list its fair share of random draws.
 
     Raises:
-        ConfigError: a block varies nothing, or a list is empty.
+        ConfigError: a block varies nothing or other settings than the first one, or a list is empty.
 
     Example:
         >>> Space({"lr": Range(1e-3, 1e-1), "lam": [1e-6, 1e-5, 1e-4]})
@@ -79,13 +80,15 @@ class Space:
             {name: v if isinstance(v, Range) else [_plain(item) for item in v] for name, v in block.items()}
             for block in blocks
         ]
+        names = [sorted(block) for block in self.blocks]
+        _require(all(n == names[0] for n in names), f"the blocks of a space vary the same settings, not {names}.")
         for name, values in (item for block in self.blocks for item in block.items()):
             _require(isinstance(values, Range) or len(values) > 0, f"the list of values of {name} is empty.")
 
     @property
     def names(self) -> list[str]:
         """The settings that vary."""
-        return list(dict.fromkeys(name for block in self.blocks for name in block))
+        return list(self.blocks[0])
 
     @property
     def size(self) -> int | None:
@@ -113,6 +116,15 @@ class Space:
         drawn = {name: v.at(rng.random()) for name, v in block.items() if isinstance(v, Range) and v.points is None}
         return {name: (drawn | combinations[turn % len(combinations)])[name] for name in block}
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Space) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
+    def __str__(self) -> str:
+        return "  and  ".join(", ".join(f"{name} {_described(v)}" for name, v in b.items()) for b in self.blocks)
+
     def to_json(self) -> str:
         """For ``from_json``."""
         return json.dumps(
@@ -127,25 +139,40 @@ class Space:
         )
 
 
-def parse_values(text: str) -> Values:
-    """What the command line takes: ``log:1e-5:1e-1``, ``linear:0:0.1``, with ``:8`` a grid of 8, or ``1e-6,1e-5,0``.
+def parse_variation(text: str) -> tuple[str, Values]:
+    """What the command line takes: ``lr=log:1e-5:1e-1``, ``lr=linear:0:0.1``, with ``:8`` a grid of 8, or a list.
 
     Raises:
         ConfigError: it is none of these.
     """
-    scale, *rest = text.split(":")
+    name, _, values = text.partition("=")
+    scale, *rest = values.split(":")
     try:
         if scale in ("log", "linear"):
             low, high, *points = rest
-            return Range(float(low), float(high), scale, *(int(n) for n in points))
-        return [_parse_value(item) for item in text.split(",")]
-    except (ValueError, TypeError) as error:
-        if isinstance(error, ConfigError):
-            raise
+            return name, Range(float(low), float(high), scale, *(int(n) for n in points))
+        return name, [_parse_value(item) for item in values.split(",")]
+    except ConfigError:
+        raise
+    except (ValueError, TypeError):
         raise ConfigError(
-            f"{text!r} is no range: write log:LOW:HIGH or linear:LOW:HIGH for random values, with :N for a grid of N, "
-            "or a list as 1e-6,1e-5."
+            f"{text!r} says not what to vary: write NAME=log:LOW:HIGH or NAME=linear:LOW:HIGH for random values, with "
+            ":N for a grid of N, or a list as lam=1e-6,1e-5."
         ) from None
+
+
+def written(value: Any) -> str:
+    """A setting for people: four digits of a float."""
+    if isinstance(value, list | tuple):
+        return "-".join(map(written, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _described(values: Values) -> str:
+    if not isinstance(values, Range):
+        return "in " + ", ".join(map(written, values))
+    grid = f", {values.points} points" if values.points else ""
+    return f"from {written(values.low)} to {written(values.high)} ({values.scale}{grid})"
 
 
 def _parse_value(text: str) -> Any:

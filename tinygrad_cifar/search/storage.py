@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import optuna
+from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import SQLAlchemyError
 
 from tinygrad_cifar.errors import SearchError
@@ -16,7 +17,7 @@ ATTEMPTS = 5
 def open_storage(storage: str) -> optuna.storages.BaseStorage:
     """The storage that ``storage`` names.
 
-    A name with ``://`` is the URL of a database, as ``postgresql+psycopg://user@host/name``; a file ending in .journal
+    A name with ``://`` is the URL of a database, as ``postgresql+psycopg://USER@HOST/NAME``; a file ending in .journal
     or .log is an append-only journal, which network file systems can carry; any other file is an SQLite database.
 
     Raises:
@@ -25,10 +26,13 @@ def open_storage(storage: str) -> optuna.storages.BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # creating a study is no news
     try:
         if Path(storage).suffix in JOURNAL and "://" not in storage:
-            return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(storage))
+            return optuna.storages.JournalStorage(JournalFileBackend(storage))
         return _open_database(storage if "://" in storage else f"sqlite:///{storage}")
     except ImportError as error:
-        raise SearchError(f"{storage} needs a database driver: {error}. For PostgreSQL: pip install psycopg.") from error
+        raise SearchError(
+            f"the database driver for {storage} is not installed. For PostgreSQL: pip install 'psycopg[binary]', "
+            "and write postgresql+psycopg://USER@HOST/NAME."
+        ) from error
     except (SQLAlchemyError, optuna.exceptions.OptunaError, OSError, ValueError) as error:
         raise SearchError(f"the storage {storage} cannot be opened: {error}") from error
 
@@ -39,8 +43,8 @@ def _open_database(url: str) -> optuna.storages.BaseStorage:
     for attempt in range(ATTEMPTS):
         try:
             return optuna.storages.RDBStorage(url, engine_kwargs=waiting)
-        except SQLAlchemyError:
-            if attempt == ATTEMPTS - 1:
+        except SQLAlchemyError as error:
+            if "already exists" not in str(error) or attempt == ATTEMPTS - 1:
                 raise
             time.sleep(0.2 * 2**attempt)
     raise AssertionError("the last attempt returns or raises")
@@ -67,15 +71,18 @@ def begin_study(storage: str, name: str, plan: Plan) -> optuna.Study:
         SearchError: it is there already and searches something else.
     """
     study = optuna.create_study(
-        study_name=name, storage=open_storage(storage), direction="maximize", load_if_exists=True,
+        study_name=name,
+        storage=open_storage(storage),
+        direction="maximize",
+        load_if_exists=True,
         sampler=optuna.samplers.RandomSampler(),
     )
     if text := study.user_attrs.get("plan"):
         differences = plan.differences(Plan.from_json(text))
         if differences:
             raise SearchError(
-                f"the study {name!r} in {storage} differs in {', '.join(differences)}: take another name for the study, "
-                "or the same settings to go on with it."
+                f"the study {name!r} in {storage} differs in {', '.join(differences)}: take another name for the "
+                "study, or the same settings to go on with it."
             )
     if text != plan.to_json():
         study.set_user_attr("plan", plan.to_json())

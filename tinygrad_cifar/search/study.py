@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tinygrad_cifar.errors import SearchError
 from tinygrad_cifar.search.order import Correlation, order_correlation
 from tinygrad_cifar.search.plan import Plan
-from tinygrad_cifar.search.space import Range, Space, Values
+from tinygrad_cifar.search.space import Range, Space, Values, written
 
 if TYPE_CHECKING:
     from tinygrad_cifar.viz.figure import Picture
@@ -113,7 +113,7 @@ class Study:
         least = self.best.val_accuracy - BEYOND_NOISE * self.seed_noise
         return tuple(trial for trial in self.ranking[1:] if trial.val_accuracy >= least)
 
-    @property
+    @cached_property
     def order(self) -> Correlation:
         """Whether later trials are better or worse. The order is random, so in a sound search they are not."""
         return order_correlation([trial.val_accuracy for trial in sorted(self.ranking, key=lambda trial: trial.turn)])
@@ -161,10 +161,10 @@ class Study:
         return Space(*blocks)
 
     def figure(self, path: str | PathLike[str] | None = None) -> "Picture":
-        """Accuracy over each setting that is a number, and over the plane of the first two; also written to ``path``.
+        """Accuracy over each setting that varies, and over the plane of the first two; also written to ``path``.
 
         Raises:
-            SearchError: no trial was completed, or no setting is a number.
+            SearchError: no trial was completed.
         """
         from tinygrad_cifar.search.figure import draw
 
@@ -212,12 +212,7 @@ class Study:
                 step = 1 / ((values.points - 1) if values.points else len(self.trials))
                 share = values.share(self.best.settings[name])
                 if share < step / 2 or share > 1 - step / 2:
-                    lines.append(f"Warning: the best {name}, {written(self.best.settings[name])}, is at the edge of its range.")
+                    lines.append(
+                        f"Warning: the best {name}, {written(self.best.settings[name])}, is at the edge of its range."
+                    )
         return lines
-
-
-def written(value: Any) -> str:
-    """A setting for a table: four digits of a float."""
-    if isinstance(value, list | tuple):
-        return "-".join(map(written, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -81,6 +81,7 @@ def run(
     data: Cifar10 | None = None,
     watchers: tuple[Watcher, ...] = (),
     say: Callable[[str], None] = lambda line: None,
+    compile: bool = True,
 ) -> Result:
     """Train and test the network that ``config`` describes.
 
@@ -92,6 +93,7 @@ def run(
         data: the images, if they are loaded already; otherwise ``config`` says where they are.
         watchers: told of each step and epoch, as ``progress()``.
         say: is handed a description of network and data before the training begins, as ``print``.
+        compile: replay the steps, as ``Trainer`` does; the results are the same.
 
     Raises:
         ConfigError, DataError: a setting, the folder or the data is not usable.
@@ -123,6 +125,7 @@ def run(
         build_schedule(config, len(batches)),
         lam=config.lam,
         l2_convention=config.l2_convention,  # type: ignore[arg-type]  # Config has checked the word
+        compile=compile,
     )
     try:
         trainer.fit(batches, in_order["val"], config.epochs or 0, *watchers, *([kept] if kept else []))

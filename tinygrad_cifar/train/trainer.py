@@ -4,6 +4,7 @@ import math
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinygrad_cifar import nn, random
+from tinygrad_cifar.compiler import compile as compile_step
 from tinygrad_cifar.data import Batches
-from tinygrad_cifar.errors import NonFiniteError
+from tinygrad_cifar.errors import CompileError, NonFiniteError
 from tinygrad_cifar.optim import Optimizer
 from tinygrad_cifar.optim.schedules import Schedule
 from tinygrad_cifar.tensor import Tensor, detect_anomaly
@@ -97,9 +99,11 @@ class Trainer:
         *,
         lam: float = 0.0,
         l2_convention: Literal["sum", "half"] = "sum",
+        compile: bool = True,
     ) -> None:
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.lam, self.l2_convention = lam, l2_convention
+        self._update = compile_step(self._pass) if compile else self._pass
         self.steps = 0
         self.history = History()
         self.best_weights: Weights = {}
@@ -140,21 +144,33 @@ class Trainer:
         """One update on a batch: its cost and loss before the update, and how many images it had right.
 
         Raises:
-            NonFiniteError: the cost is infinite or not a number; nothing was updated.
+            NonFiniteError: the cost is infinite or not a number; the update was made and spoiled the weights.
         """
         if self.schedule is not None:
             self.optimizer.lr = self.schedule(self.steps)
+        try:
+            cost, loss, right = self._update(x, labels)
+        except CompileError as error:
+            if error.result is None:
+                raise
+            cost, loss, right = error.result
+            self._update = self._pass
+            warnings.warn(f"the training goes on uncompiled, since {error}", stacklevel=2)
+        value = cost.item()
+        if not math.isfinite(value):
+            raise NonFiniteError(f"the cost of step {self.steps + 1} is {value}.")
+        self.steps += 1
+        return value, loss.item(), int(right)
+
+    def _pass(self, x: NDArray[Any], labels: NDArray[np.integer[Any]]) -> tuple[Tensor, Tensor, Any]:
+        """Forward, backward and update: what is compiled."""
         self.optimizer.zero_grad()
         scores = self.model(Tensor(x))
         loss = nn.F.cross_entropy(scores, labels)
         cost = loss + nn.l2_penalty(self.model, self.lam, self.l2_convention) if self.lam else loss
-        value = cost.item()
-        if not math.isfinite(value):
-            raise NonFiniteError(f"the cost of step {self.steps + 1} is {value}.")
         cost.backward()
         self.optimizer.step()
-        self.steps += 1
-        return value, loss.item(), int(np.count_nonzero(scores.data.argmax(axis=1) == labels))
+        return cost, loss, (scores.data.argmax(axis=1) == labels).sum()
 
     def _epoch(self, train: Batches, val: Batches, pressed: Callable[[], bool], watchers: tuple[Watcher, ...]) -> None:
         begin = time.perf_counter()

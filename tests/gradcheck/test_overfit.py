@@ -1,0 +1,78 @@
+"""The overfit check: a network that can learn does, one that cannot is told why, and nothing else changes."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tinygrad_cifar import nn, random
+from tinygrad_cifar.gradcheck import overfits
+from tinygrad_cifar.gradcheck.faults import cross_entropy, replaced_rule
+
+RNG = np.random.default_rng(0)
+BATCH = RNG.standard_normal((20, 30)).astype(np.float32), RNG.integers(0, 5, 20)
+
+
+@pytest.mark.parametrize("settings", [{}, {"batch_norm": True}, {"dropout": 0.5}, {"dtype": np.float64}])
+def test_a_network_learns_by_heart(settings: dict[str, Any]) -> None:
+    verdict = overfits(nn.mlp([30, 20, 5], **settings), BATCH)
+    assert verdict, verdict
+    assert verdict.losses[-1] < 0.01
+    assert verdict.accuracy == 1
+    assert str(verdict).startswith("overfits: loss ")
+    assert str(verdict).endswith(f"in {len(verdict.losses) - 1} steps")
+
+
+def test_model_and_random_streams_stay_as_they_were() -> None:
+    model = nn.mlp([30, 20, 5], batch_norm=True, dropout=0.5).eval()
+    before = model.state_dict()
+    states = {name: random.stream(name).bit_generator.state for name in ("init", "dropout")}
+    overfits(model, BATCH, steps=3)
+    assert not model.training
+    assert {m.p for m in model.modules() if isinstance(m, nn.Dropout)} == {0.5}
+    assert all(p.grad is None for p in model.parameters())
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+    for name, state in states.items():
+        assert random.stream(name).bit_generator.state == state
+
+
+TWINS = np.repeat(BATCH[0][:10], 2, 0), BATCH[1]
+
+
+def dead() -> nn.Sequential:
+    model = nn.mlp([30, 20, 5])
+    model[0].bias.data[...] = -1e3
+    nn.init.zeros(model[2].weight)
+    return model
+
+
+def frozen() -> nn.Sequential:
+    model = nn.mlp([30, 5])
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "options", "reason"),
+    [
+        (lambda: nn.mlp([30, 20, 5]), TWINS, {"lr": 0.05, "steps": 300}, "equal images"),
+        (dead, BATCH, {"steps": 50}, "0.weight, 0.bias, 2.weight never moved"),
+        (frozen, BATCH, {}, "no parameter requires a gradient"),
+        (lambda: nn.mlp([30, 20, 5]), BATCH, {"steps": 10, "lr": 1e-3}, "still falls"),
+        (lambda: nn.mlp([30, 20, 5]), (np.full((20, 30), np.nan), BATCH[1]), {}, "the loss is"),
+    ],
+)  # fmt: skip
+def test_it_says_why_not(model: Any, batch: Any, options: dict[str, Any], reason: str) -> None:
+    verdict = overfits(model(), batch, **options)
+    assert not verdict
+    assert reason in str(verdict)
+    assert str(verdict).startswith("does not overfit: loss ")
+
+
+def test_a_wrong_sign_makes_the_loss_rise() -> None:
+    with replaced_rule("softmax_cross_entropy", cross_entropy(lambda p, y, s: y - p)):
+        verdict = overfits(nn.mlp([30, 20, 5], dtype=np.float64), BATCH, steps=50)
+    assert not verdict
+    assert "the loss rose" in verdict.reason

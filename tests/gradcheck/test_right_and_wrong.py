@@ -1,0 +1,51 @@
+"""No false alarm on right networks, no miss among wrong rules: the quick version of ``benchmarks/gradcheck.py``."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from tests.gradcheck.cases import case
+from tests.gradcheck.wrong_rules import WRONG, WrongRule, installed
+from tinygrad_cifar.gradcheck import GradientReport, check_gradients
+from tinygrad_cifar.gradcheck.random_networks import RandomNetwork
+from tinygrad_cifar.gradcheck.strategies import networks
+from tinygrad_cifar.operators import OPS
+
+
+def is_wrong(report: GradientReport) -> bool:
+    return report.blame is not None or any(p.verdict == "wrong" for p in report.parameters.values())
+
+
+@settings(max_examples=40)
+@given(networks())
+def test_no_false_alarm(network: RandomNetwork) -> None:
+    before = network.model.state_dict()
+    report = check_gradients(network.loss, network.model)
+    assert not is_wrong(report), f"{network}\n{report}"
+    for name, array in network.model.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_there_are_enough_wrong_rules() -> None:
+    assert len(WRONG) >= 60
+    assert len({str(wrong) for wrong in WRONG}) == len(WRONG)
+    assert {wrong.op for wrong in WRONG} == OPS.keys()
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_the_right_rules_pass_in_the_same_networks(op: str) -> None:
+    network = case(op, seed=0)
+    report = check_gradients(network.loss, network.parameters)
+    assert report.ok, report
+    assert not is_wrong(report), report
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_no_miss(wrong: WrongRule) -> None:
+    network = case(wrong.op, seed=1)
+    with installed(wrong):
+        report = check_gradients(network.loss, network.parameters)
+    assert is_wrong(report), f"missed:\n{report}"
+    assert report.blame is not None
+    assert report.blame.op == wrong.op, report
+    assert wrong.pattern in report.blame.pattern, report.blame

@@ -1,0 +1,75 @@
+"""The recipes as they are declared, without running them."""
+
+import pytest
+
+from tinygrad_cifar.errors import ConfigError
+from tinygrad_cifar.recipes import DOCUMENTS, Recipe, listing, select
+from tinygrad_cifar.recipes.recipe import images_seen, quick
+
+RECIPES = {f"{d.name}.{r.name}": r for d in DOCUMENTS.values() for r in d.recipes}
+EXPERIMENTS = {0: 11, 1: 13, 2: 6, 3: 8, 4: 4}  # how many each document has
+
+
+def covered(recipe: Recipe) -> set[tuple[int, int]]:
+    """``"0.8–0.9, 1.2"`` as {(0, 8), (0, 9), (1, 2)}."""
+    found = set()
+    for part in recipe.numbers.split(", "):
+        first, _, last = part.partition("–")
+        document, start = map(int, first.split("."))
+        end = int(last.split(".")[1]) if last else start
+        found |= {(document, number) for number in range(start, end + 1)}
+    return found
+
+
+def test_every_experiment_is_there() -> None:
+    wanted = {(document, number) for document, last in EXPERIMENTS.items() for number in range(1, last + 1)}
+    assert set().union(*map(covered, RECIPES.values())) == wanted
+
+
+def test_names_are_unique() -> None:
+    assert len(RECIPES) == sum(len(document.recipes) for document in DOCUMENTS.values())
+    assert listing().row_count == len(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_setting_is_a_run_of_whole_cycles(name: str) -> None:
+    recipe = RECIPES[name]
+    assert recipe.settings or recipe.search or recipe.shows
+    for setting in recipe.settings.values():
+        assert images_seen(setting.config) > 0
+    if recipe.search:
+        for number in range(recipe.search.trials):
+            assert images_seen(recipe.search.config.with_settings(**recipe.search.space.point(number, 0))) > 0
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_quick_version_is_quick_and_compares_with_nothing(name: str) -> None:
+    recipe = quick(RECIPES[name])
+    configs = [setting.config for setting in recipe.settings.values()]
+    if recipe.search:
+        assert recipe.search.trials <= 6
+        assert not recipe.search.document
+        configs.append(recipe.search.config)
+    assert all(images_seen(config) <= 20_000 for config in configs)
+    assert all((config.subset or 0) <= 1000 for config in configs)
+    assert not any(setting.document for setting in recipe.settings.values())
+    assert not recipe.claims
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_quick_keeps_the_cycles(name: str) -> None:
+    for label, setting in RECIPES[name].settings.items():
+        if setting.config.schedule == "triangular":
+            small = quick(RECIPES[name]).settings[label].config
+            steps = (small.epochs or 0) * ((small.subset or 0) // small.batch_size)
+            assert steps / (2 * (small.n_s or 0)) == pytest.approx(setting.config.cycles or 0, rel=0.5)
+
+
+def test_select() -> None:
+    assert sum(map(len, select(DOCUMENTS, ["all"]).values())) == len(RECIPES)
+    assert select(DOCUMENTS, ["a3"]) == {DOCUMENTS["a3"]: list(DOCUMENTS["a3"].recipes)}
+    (recipe,) = select(DOCUMENTS, ["a3.bn-3layer", "a3.bn-3layer"])[DOCUMENTS["a3"]]
+    assert recipe is DOCUMENTS["a3"]["bn-3layer"]
+    for name in ("a9", "a3.bn", "bn-3layer", ""):
+        with pytest.raises(ConfigError, match="reproduce list"):
+            select(DOCUMENTS, [name])

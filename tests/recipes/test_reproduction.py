@@ -1,0 +1,109 @@
+"""From recipes to reports, on synthetic images, in this process."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tinygrad_cifar.data import Cifar10
+from tinygrad_cifar.recipes import Document, Plan, Recipe, reproduce
+from tinygrad_cifar.recipes.recipe import Group
+from tinygrad_cifar.recipes.shows import spread, verdict
+from tinygrad_cifar.recipes.store import Run, perform
+from tinygrad_cifar.train import Config
+
+
+@pytest.fixture
+def performed(monkeypatch: pytest.MonkeyPatch, tiny: Cifar10) -> list[Config]:
+    """Runs take place here and now; what was run is listed."""
+    ran: list[Config] = []
+
+    def perform_all(configs: Iterable[Config], store: Path, jobs: int) -> Iterator[tuple[Config, Run | None]]:
+        for config in list(configs):
+            yield config, None
+            ran.append(config)
+            yield config, perform(config, store, tiny)
+
+    monkeypatch.setattr("tinygrad_cifar.recipes.reproduction.perform_all", perform_all)
+    monkeypatch.setattr("tinygrad_cifar.recipes.reproduction.load_data", lambda config: tiny)
+    return ran
+
+
+@pytest.fixture
+def as_cifar(monkeypatch: pytest.MonkeyPatch, performed: list[Config], tiny: Cifar10) -> None:
+    """The images pass for CIFAR-10."""
+    real = Cifar10(tiny.train, tiny.test, "pretended", is_synthetic=False)
+    monkeypatch.setattr("tinygrad_cifar.recipes.reproduction.load_data", lambda config: real)
+
+
+@pytest.mark.usefixtures("as_cifar")
+def test_a_document(
+    document: Document, performed: list[Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+    (page,) = reproduce({document: document.recipes}, Plan(tmp_path), said.append)
+    assert page == tmp_path / "small" / "report.html"
+    assert [config.seed for config in performed] == [12345, 12346, 12345, 12346, 12345]
+    assert said[0] == "5 runs, 0 of them finished before"
+    assert "[5/5]  small.one  no hidden layer  seed 12345  test" in capsys.readouterr().out
+
+    text = (tmp_path / "small" / "report.md").read_text()
+    for part in (
+        "# Small things", "## Two rates (small.two)", "> **Note.** The document contradicts itself.",
+        "| document | here |",
+        "| η=.05 | test | 1.00 |", "| yes, higher |", "| lower |", "η=.01: There is no such network.",
+        "mean ± std of 2 seeds (12345 to 12346)", "| More is more. | holds |", "| Less is more. | does not hold |",
+        "figures/two-etap05-curves.png", "network 3072-8-10 · ", "seeds 12345, 12346",
+        "tinygrad-cifar reproduce small`",
+    ):  # fmt: skip
+        assert part in text, part
+    assert "SYNTHETIC" not in text
+    links = [line.split("(")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")]
+    assert links
+    assert all((tmp_path / "small" / link).read_bytes().startswith(b"\x89PNG") for link in links)
+    assert page.read_text().count("data:image/png") == len(links)
+
+    before = text
+    (page,) = reproduce({document: document.recipes}, Plan(tmp_path), said.append)
+    assert len(performed) == 5  # nothing is run twice
+    assert [line for line in (tmp_path / "small" / "report.md").read_text().splitlines() if line[:1] == "|"] == [
+        line for line in before.splitlines() if line[:1] == "|"
+    ]
+
+
+def test_synthetic_images_are_compared_with_nothing(
+    document: Document, performed: list[Config], tmp_path: Path
+) -> None:
+    reproduce({document: [document["two"]]}, Plan(tmp_path, repeats=1), lambda line: None)
+    text = (tmp_path / "small.two" / "report.md").read_text()
+    assert "SYNTHETIC DATA, NOT CIFAR-10" in text
+    assert "99.00" not in text
+    assert "holds" not in text
+    assert len(performed) == 2
+    assert all(config.synthetic for config in performed)
+
+
+@pytest.mark.usefixtures("as_cifar")
+def test_a_divergence_is_reported(document: Document, tmp_path: Path) -> None:
+    setting = document["two"].settings["η=.05"]
+    wild = {label: type(setting)(setting.config.with_settings(lr=lr), setting.document)
+            for label, lr in (("wild", 1e30), ("calm", 0.01))}  # fmt: skip
+    recipe = Recipe("wild", "9.3", "Too much", wild, document["two"].shows, repeats=1)
+    other = Document("wild", "Wild", "", (recipe,))
+    reproduce({other: [recipe]}, Plan(tmp_path), lambda line: None)
+    text = (tmp_path / "wild" / "report.md").read_text()
+    assert "| wild | test | 1.00 | diverged | diverged |" in text
+
+
+def test_a_group_without_results_is_nan() -> None:
+    assert Group().mean("test") != Group().mean("test")
+
+
+def test_verdicts() -> None:
+    assert verdict("test", 50, [51, 52]) == "yes"
+    assert verdict("test", 50, [55]) == "yes, higher"
+    assert verdict("train", 50, [55]) == "higher"
+    assert verdict("test", 50, [48]) == "lower"
+    assert verdict("test", 50, []) == "diverged"
+    assert spread([1.0]) == "1.00"
+    assert spread([1.0, 3.0]) == "2.00 ± 1.00"

@@ -1,0 +1,138 @@
+"""Searches from beginning to end, through the Python API and the command line."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tinygrad_cifar import cli
+from tinygrad_cifar.data import synthesise
+from tinygrad_cifar.errors import ConfigError, SearchError
+from tinygrad_cifar.search import Range, Space, farm, load, search
+from tinygrad_cifar.train import Config
+
+SMALL = Config(hidden=(8,), epochs=2, batch_size=50, split="all-200", synthetic=True)
+
+
+@pytest.fixture(autouse=True)
+def _small_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    monkeypatch.setattr("tinygrad_cifar.data.cifar10.synthesise", lambda: synthesise(600, 200))
+    monkeypatch.setattr(farm, "COMMAND", [sys.executable, str(Path(__file__).with_name("tiny_worker.py"))])
+
+
+def needs_optuna() -> None:
+    pytest.importorskip("optuna", reason="needs Optuna: pip install 'tinygrad-cifar[search]'")
+
+
+def test_two_processes_fulfil_a_plan_and_say_what_they_do() -> None:
+    needs_optuna()
+    lines: list[str] = []
+    space = Space({"lr": Range(1e-3, 1e-1), "lam": [0.0, 1e-4]})
+    study = search(space, SMALL, 6, storage="s.journal", jobs=2, noise_seeds=2, say=lines.append)
+    assert [trial.number for trial in study.trials] == list(range(6))
+    assert len(study.noise) == 2
+    assert len(lines) == 8
+    assert sum("other seed" in line for line in lines) == 2
+    assert search(space, SMALL, 6, storage="s.journal", noise_seeds=2) == load("search", "s.journal") == study
+
+    with pytest.raises(SearchError, match="differs in momentum, what is varied: take another name"):
+        search({"lr": [1]}, SMALL.with_settings(momentum=0.9), storage="s.journal")
+    with pytest.raises(SearchError, match="no study 'other'; it has: search"):
+        load("other", "s.journal")
+
+
+def test_a_failing_process_ends_the_search_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_optuna()
+    monkeypatch.setattr(farm, "COMMAND", [sys.executable, "-c", "raise SystemExit(3)"])
+    with pytest.raises(SearchError, match="exit code 3"):
+        search({"lr": [0.1]}, SMALL, storage="s.db")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (({"lr": [0.1]}, SMALL, 2), ConfigError, "cannot be distinct"),
+        (({"momentum": [0.5, 2]}, SMALL), ConfigError, "momentum must be in"),
+        (({"batch_size": [500]}, SMALL), ConfigError, "no batch"),
+    ],
+)
+def test_every_trial_is_checked_before_the_first_one_begins(
+    arguments: tuple[object, ...], error: type[Exception], message: str
+) -> None:
+    needs_optuna()
+    with pytest.raises(error, match=message):
+        search(*arguments, storage="s.db")  # type: ignore[arg-type]
+    assert not Path("s.db").exists()
+
+
+def test_storages_that_cannot_be_had_are_explained() -> None:
+    needs_optuna()
+    with pytest.raises(SearchError, match="cannot be opened"):
+        load("s", "no/such/folder/s.db")
+    with pytest.raises(SearchError, match="cannot be opened"):
+        load("s", "nosuchdatabase://host/name")
+    with pytest.raises(SearchError, match="at least 1 process"):
+        search({"lr": [0.1]}, SMALL, storage="s.db", jobs=0)
+
+
+def test_without_optuna_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(farm, "find_spec", lambda name: None)
+    with pytest.raises(SearchError, match=re.escape("pip install 'tinygrad-cifar[search]'")):
+        search({"lr": [0.1]}, SMALL)
+    with pytest.raises(SearchError, match="Optuna"):
+        load()
+
+
+def test_importing_the_room_does_not_import_optuna() -> None:
+    program = "import sys, tinygrad_cifar.search; sys.exit('optuna' in sys.modules)"
+    root = str(Path(__file__).parents[2])
+    assert subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": root}).returncode == 0
+
+
+def shell(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["tinygrad-cifar", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code, end.value.code
+
+
+SETTINGS = ("--synthetic", "--split", "all-200", "--batch-size", "50", "--hidden", "8")
+
+
+def test_coarse_then_fine_on_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs_optuna()
+    varied = (
+        "--vary",
+        "lr=log:1e-3:1e-1",
+        "--vary",
+        "lam=0,1e-4",
+        "--trials",
+        "4",
+        "--noise-seeds",
+        "2",
+        "--storage",
+        "s.journal",
+    )
+    shell(monkeypatch, "search", *SETTINGS, "--epochs", "1", *varied, "--narrow")
+    out = capsys.readouterr().out
+    assert "Study search: lr from 0.001 to 0.1 (log), lam in 0, 0.0001" in out
+    assert "Study search-fine: lr from" in out
+    assert out.count("4 of 4 trials done") == 2
+    assert "SYNTHETIC DATA" in out
+    assert Path("search.png").exists()
+    assert Path("search-fine.png").exists()
+
+
+def test_the_range_test_on_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell(monkeypatch, "search", *SETTINGS[:-4], "--batch-size", "10", "--range-test")
+    assert "learning begins at" in capsys.readouterr().out
+    assert Path("range_test.png").exists()

@@ -1,0 +1,213 @@
+"""From names of recipes to reports: which runs are needed, run them, show them."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tinygrad_cifar.data import Cifar10
+from tinygrad_cifar.errors import ConfigError
+from tinygrad_cifar.recipes import shows
+from tinygrad_cifar.recipes.progress import progress
+from tinygrad_cifar.recipes.recipe import SEED, Document, Group, Recipe, Results, images_seen, quick, without_document
+from tinygrad_cifar.recipes.store import finished, perform_all
+from tinygrad_cifar.report import Block, Flag, Report, Section, Table, Text, write
+from tinygrad_cifar.search import Study, search
+from tinygrad_cifar.train import Config
+from tinygrad_cifar.train.build import load_data
+from tinygrad_cifar.train.folder import environment
+
+SEARCHES = "searches.db"
+QUICK = (
+    "QUICK VERSION: at most 1,000 training images and a tenth of the epochs. It shows that everything runs; its "
+    "figures say nothing about the document's, which are left out."
+)
+SYNTHETIC = "SYNTHETIC DATA, NOT CIFAR-10: the figures say nothing about the document's, which are left out."
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to run recipes.
+
+    Attributes:
+        out: where runs and reports go.
+        quick: a look in a minute.
+        repeats: seeds per setting, where the recipe's own number is not wanted.
+        jobs: processes.
+        data, synthetic: as in Config.
+    """
+
+    out: Path
+    quick: bool = False
+    repeats: int | None = None
+    jobs: int = 1
+    data: str | None = None
+    synthetic: bool = False
+
+    @property
+    def store(self) -> Path:
+        """The folder of the runs' folders."""
+        return self.out / "runs"
+
+    def placed(self, config: Config, seed: int) -> Config:
+        """``config`` on the data of this plan."""
+        place = {"data": self.data} if self.data else {"synthetic": self.synthetic}
+        return config.with_settings(seed=seed, **place)
+
+    def adapted(self, recipe: Recipe) -> Recipe:
+        """``recipe`` as this plan runs it."""
+        if self.quick:
+            recipe = quick(recipe)
+        return without_document(recipe) if self.synthetic else recipe
+
+    def configs(self, recipe: Recipe) -> dict[str, list[Config]]:
+        """What the settings of an adapted recipe run, a Config per seed."""
+        seeds = range(SEED, SEED + (self.repeats or recipe.repeats))
+        return {label: [self.placed(s.config, seed) for seed in seeds] for label, s in recipe.settings.items()}
+
+
+Chosen = Mapping[Document, Sequence[Recipe]]
+
+
+def select(documents: Mapping[str, Document], names: Sequence[str]) -> dict[Document, list[Recipe]]:
+    """The recipes that ``names`` stand for: "a3" a document, "a3.bn-3layer" one of its recipes, "all" everything.
+
+    Raises:
+        ConfigError: there is nothing of that name.
+    """
+    every = {f"{document.name}.{recipe.name}" for document in documents.values() for recipe in document.recipes}
+    wanted: set[str] = set()
+    for name in names:
+        found = {full for full in every if name in ("all", full, full.partition(".")[0])}
+        if not found:
+            raise ConfigError(f"nothing is called {name!r}; `tinygrad-cifar reproduce list` shows all names.")
+        wanted |= found
+    chosen = {
+        document: [recipe for recipe in document.recipes if f"{document.name}.{recipe.name}" in wanted]
+        for document in documents.values()
+    }
+    return {document: recipes for document, recipes in chosen.items() if recipes}
+
+
+def reproduce(chosen: Chosen, plan: Plan, say: Callable[[str], None] = print) -> list[Path]:
+    """Run what is not there yet, then write a report per document; returns the paths of the report.html.
+
+    Killed at any time and started again it goes on where it was, and ends with the same figures.
+    """
+    data = load_data(Config(data=plan.data, synthetic=plan.synthetic))
+    if data.is_synthetic:
+        plan = replace(plan, data=None, synthetic=True)
+    _run_missing(_needed(chosen, plan), plan, say)
+    pages = []
+    for document, recipes in chosen.items():
+        studies = {recipe: study for recipe in recipes if (study := _search(document, recipe, plan, say))}
+        name = _folder_name(document, recipes)
+        say(f"writing the report of {name}")
+        pages.append(write(report(document, recipes, studies, plan, data), plan.out / name))
+    return pages
+
+
+def report(
+    document: Document, recipes: Sequence[Recipe], studies: Mapping[Recipe, Study], plan: Plan, data: Cifar10
+) -> Report:
+    """The report on finished runs and searches."""
+    written = Report(document.title, [Text(document.about)])
+    if plan.quick:
+        written.intro.append(Flag(QUICK))
+    if data.is_synthetic:
+        written.intro.append(Flag(SYNTHETIC))
+    written.intro.append(Text(_origin(document, recipes, plan)))
+    for original in recipes:
+        begin = time.perf_counter()
+        recipe, study = plan.adapted(original), studies.get(original)
+        results = {
+            label: Group(run for config in configs if (run := finished(plan.store, config)))
+            for label, configs in plan.configs(recipe).items()
+        }
+        section = Section(f"{recipe.title} ({document.name}.{recipe.name})", [Flag(note) for note in recipe.notes])
+        for show in recipe.shows:
+            section.blocks += show(recipe, results, data)
+        if study:
+            section.blocks += shows.found(recipe, study)
+        section.blocks += [Text(f"{label}: {s.why}") for label, s in recipe.settings.items() if s.why]
+        section.blocks += _claims(recipe, results, study)
+        section.blocks.append(Text(_settings(results, study, time.perf_counter() - begin)))
+        written.sections.append(section)
+    return written
+
+
+def _needed(chosen: Chosen, plan: Plan) -> dict[Config, str]:
+    """All runs, each once, with a line that says what it is for."""
+    needed: dict[Config, str] = {}
+    for document, recipes in chosen.items():
+        for recipe in recipes:
+            for label, configs in plan.configs(plan.adapted(recipe)).items():
+                for config in configs:
+                    needed.setdefault(config, f"{document.name}.{recipe.name}  {label}  seed {config.seed}")
+    return needed
+
+
+def _run_missing(needed: Mapping[Config, str], plan: Plan, say: Callable[[str], None]) -> None:
+    work = {config: float(images_seen(config)) for config in needed if not finished(plan.store, config)}
+    if needed:
+        say(f"{len(needed)} runs, {len(needed) - len(work)} of them finished before")
+    if work:
+        with progress(work, needed) as watch:
+            for config, run in perform_all(work, plan.store, plan.jobs):
+                watch(config, run)
+
+
+def _search(document: Document, original: Recipe, plan: Plan, say: Callable[[str], None]) -> Study | None:
+    recipe = plan.adapted(original)
+    if recipe.search is None:
+        return None
+    name, wanted = f"{document.name}.{recipe.name}", recipe.search
+    say(f"{name}: a search of {wanted.trials} trials and {wanted.noise_seeds} repetitions of the best")
+    plan.out.mkdir(parents=True, exist_ok=True)
+    return search(
+        wanted.space, plan.placed(wanted.config, SEED), wanted.trials, name=name, storage=plan.out / SEARCHES,
+        jobs=plan.jobs, noise_seeds=wanted.noise_seeds, say=say,
+    )  # fmt: skip
+
+
+def _claims(recipe: Recipe, results: Results, study: Study | None) -> list[Block]:
+    judged = {claim.text: claim.holds(results) for claim in recipe.claims}
+    if recipe.search and study:
+        judged |= {text: holds(study) for text, holds in recipe.search.claims.items()}
+    rows = [(text, "holds" if holds else "does not hold") for text, holds in judged.items()]
+    return [Table(("what the document concludes", "here"), rows)] if rows else []
+
+
+def _settings(results: Results, study: Study | None, seconds: float) -> str:
+    """What was run, and how long it took."""
+    if study:
+        trials = [*study.trials, *study.noise]
+        seconds = sum(trial.seconds for trial in trials)
+        return f"{len(trials)} trials, {study.plan.config.dtype}, a seed for each, {seconds:.0f} s of one thread."
+    runs = [run for group in results.values() for run in group]
+    if not runs:
+        return f"Nothing is trained; {seconds:.0f} s."
+    seeds = ", ".join(map(str, sorted({run.config.seed for run in runs})))
+    dtypes = " and ".join(sorted({run.config.dtype for run in runs}))
+    seconds = sum(run.results["seconds"] for run in runs)
+    return (
+        f"{len(runs)} runs, {dtypes}, seeds {seeds}, {seconds:.0f} s of one thread together. All settings, the history "
+        "and the weights of each are in its folder under runs/."
+    )
+
+
+def _origin(document: Document, recipes: Sequence[Recipe], plan: Plan) -> str:
+    here = environment()
+    whole = len(recipes) == len(document.recipes)
+    names = document.name if whole else " ".join(f"{document.name}.{recipe.name}" for recipe in recipes)
+    options = " --quick" * plan.quick + (f" --repeats {plan.repeats}" if plan.repeats else "")
+    return (
+        f"Made by `tinygrad-cifar reproduce {names}{options}` with tinygrad_cifar {here['tinygrad_cifar']}, Python "
+        f"{here['python']}, NumPy {here['numpy']} ({here['blas']}) on {here['processor']}, one BLAS thread a run. "
+        "Accuracies are of the final weights in evaluation mode, in per cent, where nothing else is said."
+    )
+
+
+def _folder_name(document: Document, recipes: Sequence[Recipe]) -> str:
+    whole = len(recipes) == len(document.recipes)
+    return document.name if whole else f"{document.name}.{'+'.join(recipe.name for recipe in recipes)}"
