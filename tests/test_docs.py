@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "docs/tour.md", "docs/design.md"]
+PAGES = ["README.md", "docs/tour.md", "docs/verdicts.md", "docs/design.md"]
 
 # A block of Python, and what it prints where a block of text stands right below it.
 BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?", re.DOTALL | re.MULTILINE)

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.recipes.conftest import SMALL
 from tinygrad_cifar.data import Cifar10
 from tinygrad_cifar.recipes import Document, Plan, Recipe, reproduce
-from tinygrad_cifar.recipes.recipe import Group
+from tinygrad_cifar.recipes.recipe import Group, Search
 from tinygrad_cifar.recipes.shows import spread, verdict
 from tinygrad_cifar.recipes.store import Run, perform
+from tinygrad_cifar.search import Plan as SearchPlan
+from tinygrad_cifar.search import Space, Study, Trial
 from tinygrad_cifar.train import Config
 
 
@@ -107,3 +110,34 @@ def test_verdicts() -> None:
     assert verdict("test", 50, []) == "diverged"
     assert spread([1.0]) == "1.00"
     assert spread([1.0, 3.0]) == "2.00 ± 1.00"
+
+
+@pytest.mark.usefixtures("as_cifar")
+def test_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = Space({"lam": [0.0, 1e-3, 1e-2]})
+    trials = tuple(
+        Trial(i, 2 - i, space.point(i, 0), i, "complete", (0.1, accuracy), 0.9, 1.0)
+        for i, accuracy in enumerate((0.30, 0.42, 0.41))
+    )
+    asked: list[tuple[object, ...]] = []
+
+    def pretended(space: Space, config: Config, trials_wanted: int, **options: object) -> Study:
+        asked.append((config.seed, trials_wanted, options["name"], options["noise_seeds"]))
+        return Study("small", SearchPlan(space, config, trials_wanted), trials, ())
+
+    monkeypatch.setattr("tinygrad_cifar.recipes.reproduction.search", pretended)
+    document = (({"lam": 1e-3}, (40.0, 30.0)), ({"lam": 5e-3}, (41.0, 31.0)))
+    claims = {"The best is in the middle.": lambda study: study.best.settings["lam"] == 1e-3}
+    recipe = Recipe("lam", "9.4", "Search", search=Search(space, SMALL, 3, document, 2, claims))
+    reproduce({Document("found", "Found", "", (recipe,)): [recipe]}, Plan(tmp_path), lambda line: None)
+    assert asked == [(12345, 3, "found.lam", 2)]
+    text = (tmp_path / "found" / "report.md").read_text()
+    for line in (
+        "| 1 | 0.001 | 42.00 | 26.00 | 90.00 |",
+        "| 0.001 | 40.00 | 42.00 | 30.00 | 26.00 | yes, higher |",
+        "| 0.005 | 41.00 | – | 31.00 | – |  |",
+        "| The best is in the middle. | holds |",
+        "3 of 3 trials done",
+        "![lam-search](figures/lam-search.png)",
+    ):
+        assert line in text, line

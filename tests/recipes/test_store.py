@@ -51,6 +51,15 @@ def test_what_a_killed_run_left_is_done_again(tiny: Cifar10, tmp_path: Path) -> 
     assert same(perform(SMALL, tmp_path / "killed", tiny), whole)
 
 
+def test_a_long_training_is_not_held_up_by_the_test_images(
+    tiny: Cifar10, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tinygrad_cifar.recipes.store.MEASURED", 2)
+    done = perform(SMALL.with_settings(epochs=5), tmp_path, tiny)
+    assert done.test["epoch"] == [3, 5]
+    assert done.test["accuracy"][-1] == done.accuracy("test")
+
+
 def test_a_divergence_is_a_result(tiny: Cifar10, tmp_path: Path) -> None:
     done = perform(SMALL.with_settings(lr=1e30), tmp_path, tiny)
     assert "first op" in done.failed or "overflows" in done.failed

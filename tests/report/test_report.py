@@ -46,7 +46,8 @@ def test_images_of_the_data_set_stay_out_of_what_is_published(tmp_path: Path) ->
 
 def curves(seed: int, epochs: int = 5) -> dict[str, list[float]]:
     names = ("train_loss", "val_loss", "test_loss", "test_accuracy")
-    return {name: list(np.random.default_rng(seed).random(epochs)) for name in names}
+    along = [1.0 + epoch for epoch in range(epochs)]
+    return {name: list(np.random.default_rng(seed).random(epochs)) for name in names} | {"test_epoch": along}
 
 
 def test_bands_have_a_line_each_and_a_band_where_there_are_repeats() -> None:
@@ -63,3 +64,9 @@ def test_loss_panels() -> None:
     picture = loss_panels({"a": curves(0), "b": curves(1), "c": curves(2)}, columns=2)
     assert [axes.get_visible() for axes in picture.axes] == [True, True, True, False]
     assert picture.axes[1].get_title(loc="left") == "b"
+
+
+def test_losses_of_very_different_size_are_drawn_on_a_log_scale() -> None:
+    wild = curves(0) | {"test_loss": [1.0, 2.0, 50.0, 3.0, 2.0]}
+    loss, accuracy = bands({"wild": [wild]}, ("test_loss", "test_accuracy")).axes
+    assert (loss.get_yscale(), accuracy.get_yscale()) == ("log", "linear")

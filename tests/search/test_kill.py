@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,24 @@ from tinygrad_cifar.search import Study, load
 ROOT = Path(__file__).parents[2]
 
 
-def start(storage: Path, log: Path) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
-    return subprocess.Popen([sys.executable, "-m", "tests.search.crowd", storage, log], cwd=ROOT, env=environment)
+Start = Callable[[Path, Path], "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Begins a process of the search; those that a failing test leaves are killed."""
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def start_one(storage: Path, log: Path) -> "subprocess.Popen[bytes]":
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+        command = [sys.executable, "-m", "tests.search.crowd", storage, log]
+        begun.append(subprocess.Popen(command, cwd=ROOT, env=environment))
+        return begun[-1]
+
+    yield start_one
+    for process in begun:
+        process.kill()
+        process.wait()
 
 
 def lines(log: Path) -> list[list[object]]:
@@ -39,7 +55,7 @@ def assert_all_done_once(study: Study) -> None:
     assert len({trial.seed for trial in study.trials}) == TRIALS
 
 
-def test_seventy_trials_killed_five_times(tmp_path: Path) -> None:
+def test_seventy_trials_killed_five_times(tmp_path: Path, start: Start) -> None:
     import optuna
 
     storage, log = tmp_path / "search.db", tmp_path / "log"
@@ -66,7 +82,21 @@ def test_seventy_trials_killed_five_times(tmp_path: Path) -> None:
     assert complete == Counter(PLAN.points())
 
 
-def test_processes_that_begin_at_the_same_time_share_a_journal(tmp_path: Path) -> None:
+def test_processes_that_begin_at_the_same_time_share_a_journal(tmp_path: Path, start: Start) -> None:
     storage, log = tmp_path / "search.journal", tmp_path / "log"
     wait_until_done([start(storage, log), start(storage, log)])
     assert_all_done_once(load(NAME, storage))
+
+
+def test_no_process_is_left_an_orphan() -> None:
+    """The process that was killed had started another one; both held the pipe."""
+    orphan = (
+        "import sys; from tinygrad_cifar.search.worker import _end_with; "
+        "print(1, flush=True); _end_with(int(sys.argv[1]))"
+    )
+    parent = "import os, subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1], str(os.getpid())])"
+    with subprocess.Popen([sys.executable, "-c", parent, orphan], cwd=ROOT, stdout=subprocess.PIPE) as killed:
+        assert killed.stdout is not None
+        assert killed.stdout.readline() == b"1\n"
+        killed.kill()
+        assert killed.stdout.read() == b"", "the pipe is closed when the last process has ended"

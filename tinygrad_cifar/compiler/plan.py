@@ -227,6 +227,8 @@ def placed(
         home = places[root][0] if root in places else root
         if home in last:
             last[home] = len(instructions)
+    guards = max((n for n, i in enumerate(instructions) if _is_guard(i)), default=-1)
+    last.update({root: len(instructions) for root in first if first[root] <= guards})  # a failed guard spoils nothing
     heirs: dict[Root, Root] = {}  # root -> the one whose memory it goes on with
     ends = dict(last)
     for n, instruction in enumerate(instructions):
@@ -251,9 +253,7 @@ def placed(
     return offsets, max((stop for _, stop, _, _ in taken), default=0)
 
 
-def _heir(
-    instruction: Instruction, n: int, last: dict[Root, int], places: dict[Root, tuple[Root, int]]
-) -> Root | None:
+def _heir(instruction: Instruction, n: int, last: dict[Root, int], places: dict[Root, tuple[Root, int]]) -> Root | None:
     """The operand whose memory the result of an elementwise operation may take over."""
     function, out = instruction.function, instruction.out
     if not isinstance(function, np.ufunc) or function.signature is not None or out is None or instruction.kwargs:

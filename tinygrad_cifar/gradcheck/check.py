@@ -45,7 +45,7 @@ def check_gradients(
         wrt: what to differentiate by: a Module (all its parameters), {name: Tensor}, a list of Tensors, or one.
         entries: "all"; a number: that many per parameter, drawn at random; "directions": the slopes along 8 random
             directions of each parameter instead.
-        order: 2 checks second derivatives as well: the gradient of <gradient of f, v> for a random v.
+        order: 2 checks second derivatives as well: the gradient of `<gradient of f, v>` for a random v.
         seed: of the gradient from above and of all else that is drawn at random here.
 
     Raises:

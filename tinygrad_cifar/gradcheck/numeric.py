@@ -64,7 +64,7 @@ def ladder(scale: float) -> Array:
 
 def scale_of(x: Array) -> float:
     """The size of change that is large for x: its root mean square, or 1 where x is zero."""
-    return float(np.sqrt(np.mean(x * x))) or 1.0
+    return float(np.sqrt(np.mean(x * x))) or 1.0 if x.size else 1.0
 
 
 def _entrywise(x: Array, slope: Callable[[Array], float]) -> Array:
@@ -90,12 +90,13 @@ def slopes(plus: Array, minus: Array, steps: Array, noise: Array, clean: Array |
     Args:
         plus, minus: f(x + h) - f(x) and f(x - h) - f(x), (L, E).
         steps: h, (L,), each a quarter of the one before.
-        noise: the rounding error of such a difference, (E,).
+        noise: the rounding error of such a difference, (E,) or (L, E).
         clean: where no unit is known to flip between x - h and x + h, (L, E).
     """
     h = steps[:, None]
+    noise = np.broadcast_to(noise, plus.shape)
     bend = np.abs(plus + minus) / h  # of a smooth function this shrinks with h; at a kink it stays
-    stays = (bend[1:] > 0.5 * bend[:-1]) & (bend[1:] > 4 * noise / h[1:])
+    stays = (bend[1:] > 0.5 * bend[:-1]) & (bend[1:] > 4 * noise[1:] / h[1:])
     smooth = ~np.vstack([stays, stays[-1:]])
     value, error = _plateau((plus - minus) / (2 * h), noise / h, RATIO**2, smooth if clean is None else smooth & clean)
     right, right_error = _plateau(plus / h, 2 * noise / h, RATIO)

@@ -136,15 +136,18 @@ class Probe:
         differences: dict[int, list[Array]] = {1: [], -1: []}
         clean = np.ones((len(steps), len(probes)), bool)
         changed = np.zeros(centre.shape, bool)
+        moved = np.zeros(clean.shape)  # how far the results move: where they grow, so does their rounding
         for level, h in enumerate(steps):
             for sign in (1, -1):
                 difference = self.run(probes, float(sign * h), self._flips(clean[level])) - centre
                 differences[sign].append(self._dot(difference))
                 changed |= difference != 0
+                moved[level] = np.maximum(moved[level], np.sqrt(self._sum((self.upstream * difference) ** 2)))
         hidden = ~changed.reshape(len(probes), -1).any(1)  # the change is too small to show
         changed |= hidden.reshape(-1, *(1,) * (changed.ndim - 1))
         rounding = np.sqrt(self._sum(changed * (self.upstream * self.noise) ** 2))
-        return numeric.slopes(np.array(differences[1]), np.array(differences[-1]), steps, rounding, clean)
+        noise = rounding + 4 * np.finfo(float).eps * moved
+        return numeric.slopes(np.array(differences[1]), np.array(differences[-1]), steps, noise, clean)
 
     def flipping(self, probes: Probes, h: float) -> list[list[tuple[Step, tuple[int, ...]]]]:
         """Per probe the units that are on another side of their kink at x + h or x - h than at x."""

@@ -194,7 +194,7 @@ _UNSIGNED: dict[Any, Any] = {
 }  # fmt: skip
 
 
-def _class_labels(name: str, scores: Tensor, labels: ArrayLike) -> Array:
+def _class_labels(name: str, scores: Tensor, labels: Any) -> Array:
     """``labels`` as an array, checked. Read as unsigned a negative label is huge, so one ``max`` checks the range."""
     labels = np.asanyarray(unwrap(labels))
     unsigned = _UNSIGNED.get(labels.dtype)

@@ -12,7 +12,7 @@ SEARCHED = FINAL.with_settings(lam=0.0, split="all-5000", n_s=900, cycles=2)
 N_S = "The document does not say n_s; here it is two epochs."
 
 BONUS = Config(
-    hidden=(512, 256), batch_norm=True, dropout=0.1, optimizer="adam", schedule="one_cycle", eta_max=0.003, epochs=30,
+    hidden=(512, 256), batch_norm=True, dropout=0.1, optimizer="adam", schedule="one_cycle", eta_max=0.003, epochs=24,
     split="all-1000", augment_flip=True, augment_shift=2,
 )  # fmt: skip
 EVERYTHING = "all of it"
@@ -93,7 +93,7 @@ A2C = Document(
                 "no augmentation": Setting(BONUS.with_settings(augment_flip=False, augment_shift=0)),
                 "no batch norm": Setting(BONUS.with_settings(batch_norm=False)),
                 "SGD with momentum": Setting(BONUS.with_settings(optimizer="sgd", momentum=0.9, eta_max=0.1)),
-                "step decay": Setting(BONUS.with_settings(schedule="step", lr=0.001, every=10, gamma=0.1)),
+                "step decay": Setting(BONUS.with_settings(schedule="step", lr=0.001, every=8, gamma=0.1)),
                 "45,000 images": Setting(BONUS.with_settings(split="all-5000")),
             },
             (shows.accuracies, shows.compared("train_loss", "test_accuracy")),

@@ -97,7 +97,8 @@ def _three_ways(
     derivation = (formula.__doc__ or "").split("\n\n")[0].strip()
     yield Text(f"The formulas, derived by hand: {derivation}")
     rows = [verdict.row() for verdict in report.parameters.values()]
-    yield Table(COLUMNS, rows, f"Formula, backpropagation and finite differences: {report.headline}.")
+    caption = f"Formula, backpropagation and finite differences: {report.headline}."
+    yield Table(COLUMNS, rows, caption, len(COLUMNS))
 
 
 def _sample(data: Cifar10, n: int) -> tuple[Array, Array]:
@@ -110,4 +111,4 @@ def _sample(data: Cifar10, n: int) -> tuple[Array, Array]:
 
 def _table(table: documents.Table) -> Table:
     notes = "; ".join([table.title, *table.notes])
-    return Table(table.columns, table.rows, f"{notes}.")
+    return Table(table.columns, table.rows, f"{notes}.", len(table.columns))

@@ -13,7 +13,7 @@ Watch = Callable[[Config, Run | None], None]
 
 
 @contextmanager
-def progress(work: Mapping[Config, float], names: Mapping[Config, str]) -> Iterator[Watch]:
+def progress(work: Mapping[Config, int], names: Mapping[Config, str]) -> Iterator[Watch]:
     """Yields a function to call with a run's Config when it begins, and again with the Run when it is finished.
 
     Args:
@@ -28,7 +28,7 @@ def progress(work: Mapping[Config, float], names: Mapping[Config, str]) -> Itera
     bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     total = bars.add_task(f"{len(work)} runs to do", total=sum(work.values()))
     running = {}
-    begin, done, worked = time.perf_counter(), 0, 0.0
+    begin, done, worked = time.perf_counter(), 0, 0
 
     def watch(config: Config, run: Run | None) -> None:
         nonlocal done, worked

@@ -9,7 +9,7 @@ from tinygrad_cifar.data import Cifar10
 from tinygrad_cifar.errors import ConfigError
 from tinygrad_cifar.recipes import shows
 from tinygrad_cifar.recipes.progress import progress
-from tinygrad_cifar.recipes.recipe import SEED, Document, Group, Recipe, Results, images_seen, quick, without_document
+from tinygrad_cifar.recipes.recipe import SEED, Document, Group, Recipe, Results, quick, without_document, work
 from tinygrad_cifar.recipes.store import finished, perform_all
 from tinygrad_cifar.report import Block, Flag, Report, Section, Table, Text, write
 from tinygrad_cifar.search import Study, search
@@ -148,12 +148,12 @@ def _needed(chosen: Chosen, plan: Plan) -> dict[Config, str]:
 
 
 def _run_missing(needed: Mapping[Config, str], plan: Plan, say: Callable[[str], None]) -> None:
-    work = {config: float(images_seen(config)) for config in needed if not finished(plan.store, config)}
+    missing = {config: work(config) for config in needed if not finished(plan.store, config)}
     if needed:
-        say(f"{len(needed)} runs, {len(needed) - len(work)} of them finished before")
-    if work:
-        with progress(work, needed) as watch:
-            for config, run in perform_all(work, plan.store, plan.jobs):
+        say(f"{len(needed)} runs, {len(needed) - len(missing)} of them finished before")
+    if missing:
+        with progress(missing, needed) as watch:
+            for config, run in perform_all(missing, plan.store, plan.jobs):
                 watch(config, run)
 
 

@@ -25,6 +25,7 @@ from tinygrad_cifar.train.build import load_data
 from tinygrad_cifar.train.folder import FINAL
 from tinygrad_cifar.train.runs import evaluation_batches, numbers
 
+MEASURED = 50  # epochs after which the test images are measured, at most
 DONE = "results.json"  # written last: a folder without it is of a run that was killed
 
 
@@ -49,9 +50,9 @@ class Run:
 
     @cached_property
     def test(self) -> dict[str, list[float]]:
-        """Loss and accuracy on the test images after each epoch."""
-        rows = list(csv.reader(io.StringIO((self.folder / "test.csv").read_text())))[1:]
-        return {"loss": [float(row[0]) for row in rows], "accuracy": [float(row[1]) for row in rows]}
+        """Columns: epoch, and loss and accuracy on the test images after it; at most MEASURED of them."""
+        names, *rows = csv.reader(io.StringIO((self.folder / "test.csv").read_text()))
+        return {name: [float(row[i]) for row in rows] for i, name in enumerate(names)}
 
     @property
     def failed(self) -> str:
@@ -63,7 +64,7 @@ class Run:
         return self.results["best" if best and split != "train" else "final"][split]["accuracy"]
 
     def curves(self) -> dict[str, list[float]]:
-        """The columns of the history, and test_loss and test_accuracy beside them."""
+        """The columns of the history, and test_epoch, test_loss and test_accuracy."""
         return self.history.columns() | {f"test_{name}": values for name, values in self.test.items()}
 
 
@@ -96,7 +97,9 @@ def perform(config: Config, store: Path, data: Cifar10 | None = None) -> Run:
         outcome = {"failed": str(error), "source": data.source, "is_synthetic": data.is_synthetic}
         kept = RunFolder(folder, config)
     kept.write("history.csv", tests.history.to_csv())
-    kept.write("test.csv", "".join(["loss,accuracy\n", *(f"{loss!r},{right!r}\n" for loss, right in tests.rows)]))
+    kept.write(
+        "test.csv", "".join(",".join(map(str, row)) + "\n" for row in [("epoch", "loss", "accuracy"), *tests.rows])
+    )
     kept.write(DONE, json.dumps(outcome | {"seconds": time.perf_counter() - begin}, indent=2) + "\n")
     return Run(folder)
 
@@ -145,15 +148,16 @@ def _images(data: str | None, synthetic: bool) -> Cifar10:
 
 
 class _TestCurve(Watcher):
-    """Loss and accuracy on the test images after each epoch."""
+    """Loss and accuracy on the test images, after MEASURED epochs of a long training."""
 
     def __init__(self, batches: Batches) -> None:
         self.batches, self.history = batches, History()
-        self.rows: list[tuple[float, float]] = []
+        self.rows: list[tuple[int, float, float]] = []
 
     def begin(self, trainer: Trainer, epochs: int, steps_per_epoch: int) -> None:
-        self.history = trainer.history
+        self.history, self.last, self.every = trainer.history, epochs, -(-epochs // MEASURED)
 
     def epoch(self, trainer: Trainer, row: Epoch) -> None:
-        measured = evaluate(trainer.model, self.batches)
-        self.rows.append((measured.loss, measured.accuracy))
+        if row.epoch % self.every == 0 or row.epoch == self.last:
+            measured = evaluate(trainer.model, self.batches)
+            self.rows.append((row.epoch, measured.loss, measured.accuracy))

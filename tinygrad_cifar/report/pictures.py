@@ -10,6 +10,7 @@ from tinygrad_cifar.viz.figure import BLUE, INK, VERMILION, Picture, plain
 
 PALETTE = (BLUE, VERMILION, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # of Okabe & Ito
 DASHES = ("-", "--", ":")
+WIDE = 10  # losses that are so many times the least are drawn on a log scale
 TITLES = {"train": "training", "val": "validation", "test": "test"}
 
 Curves = Mapping[str, Sequence[float]]
@@ -19,7 +20,8 @@ def bands(groups: Mapping[str, Sequence[Curves]], quantities: Sequence[str]) -> 
     """A panel per quantity, as "test_loss", over epochs: the mean line of each group, and ± one std around it.
 
     Args:
-        groups: by label, the repeats; each has a column for every quantity. A repeat that ended early is left out.
+        groups: by label, the repeats; each has a column for every quantity, and "epoch", or "test_epoch" for those of
+            the test images. A repeat that ended early is left out.
         quantities: the columns to draw.
     """
     picture = Picture(6.2 * len(quantities), 4.6)
@@ -27,16 +29,18 @@ def bands(groups: Mapping[str, Sequence[Curves]], quantities: Sequence[str]) -> 
     for axes, quantity in zip(panels, quantities, strict=True):
         for i, (label, repeats) in enumerate(groups.items()):
             colour, dash = PALETTE[i % len(PALETTE)], DASHES[i // len(PALETTE) % len(DASHES)]
-            longest = max((len(r[quantity]) for r in repeats), default=0)
-            values = np.array([r[quantity] for r in repeats if len(r[quantity]) == longest])
+            epochs = max((r[_epochs(quantity)] for r in repeats), key=len, default=())
+            values = np.array([r[quantity] for r in repeats if len(r[quantity]) == len(epochs)])
             if not values.size:
                 continue
             mean, std = values.mean(axis=0), values.std(axis=0)
-            epochs = np.arange(1, longest + 1)
             axes.plot(epochs, mean, dash, color=colour, label=label, linewidth=1.4)
             if len(values) > 1:
                 axes.fill_between(epochs, mean - std, mean + std, color=colour, alpha=0.2, linewidth=0)
         _dress(axes, title(quantity))
+        low, high = axes.dataLim.intervaly
+        if quantity.endswith("loss") and high > WIDE * low > 0:
+            axes.set_yscale("log")
     handles, labels = panels[0].get_legend_handles_labels()
     picture.legend(
         handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False, labelcolor=INK
@@ -48,7 +52,7 @@ def loss_panels(runs: Mapping[str, Curves], columns: int) -> Picture:
     """A panel per run with its training and validation loss over epochs."""
     rows = -(-len(runs) // columns)
     picture = Picture(6.2 * columns, 3.2 * rows)
-    panels = picture.subplots(rows, columns, squeeze=False).ravel()
+    panels = picture.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     for axes, (label, curves) in zip(panels, runs.items(), strict=False):
         for split, colour, dash in (("train", BLUE, "-"), ("val", VERMILION, "--")):
             values = curves[f"{split}_loss"]
@@ -64,6 +68,10 @@ def title(quantity: str) -> str:
     """``test_loss`` as ``test loss``."""
     split, _, rest = quantity.partition("_")
     return f"{TITLES[split]} {rest}"
+
+
+def _epochs(quantity: str) -> str:
+    return "test_epoch" if quantity.startswith("test_") else "epoch"
 
 
 def _dress(axes: Axes, heading: str) -> None:

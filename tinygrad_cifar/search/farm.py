@@ -76,7 +76,8 @@ def search(
     del data
     where = os.fspath(storage)
     study = begin_study(where, name, plan)
-    _run_processes([where, name, str(patience), *([config.data] if config.data else [])], jobs, study, say)
+    arguments = [where, name, str(patience), str(os.getpid()), *([config.data] if config.data else [])]
+    _run_processes(arguments, jobs, study, say)
     return load(name, where)
 
 

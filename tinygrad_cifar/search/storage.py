@@ -5,7 +5,7 @@ from pathlib import Path
 
 import optuna
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from tinygrad_cifar.errors import SearchError
 from tinygrad_cifar.search.plan import Plan
@@ -44,7 +44,8 @@ def _open_database(url: str) -> optuna.storages.BaseStorage:
         try:
             return optuna.storages.RDBStorage(url, engine_kwargs=waiting)
         except SQLAlchemyError as error:
-            if "already exists" not in str(error) or attempt == ATTEMPTS - 1:
+            twice = isinstance(error, IntegrityError) or "already exists" in str(error)
+            if not twice or attempt == ATTEMPTS - 1:
                 raise
             time.sleep(0.2 * 2**attempt)
     raise AssertionError("the last attempt returns or raises")

@@ -1,4 +1,4 @@
-"""One process of a search: ``python -m tinygrad_cifar.search.worker STORAGE STUDY PATIENCE [DATA]``."""
+"""One process of a search: ``python -m tinygrad_cifar.search.worker STORAGE STUDY PATIENCE PARENT [DATA]``."""
 
 import os
 import sys
@@ -25,8 +25,8 @@ Train = Callable[[optuna.Trial, Plan], float]
 
 def main() -> None:
     """Do trials until none is left, or the process that started this one is gone."""
-    storage, name, patience, *data = sys.argv[1:]
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    storage, name, patience, parent, *data = sys.argv[1:]
+    threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
     try:
         study = open_study(storage, name)
         plan = Plan.from_json(study.user_attrs["plan"])
