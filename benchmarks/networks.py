@@ -25,8 +25,12 @@ class Network:
 
     def __str__(self) -> str:
         sizes = "-".join(map(str, self.sizes)) if len(self.sizes) < 7 else f"{len(self.sizes) - 1} layers"
-        words = [sizes, "BN" * self.batch_norm, "sigmoid" * (self.activation == "sigmoid"),
-                 "Adam" * (self.optimizer == "adam")]
+        words = [
+            sizes,
+            "BN" * self.batch_norm,
+            "sigmoid" * (self.activation == "sigmoid"),
+            "Adam" * (self.optimizer == "adam"),
+        ]
         return " ".join(filter(None, words)) + f", {self.batch}"
 
 

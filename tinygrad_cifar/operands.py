@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinygrad_cifar.errors import DtypeError, NonFiniteError, ShapeError, TinygradCifarError, UnsupportedError
-from tinygrad_cifar.operators import Operators
+from tinygrad_cifar.operators import is_tensor
 
 if TYPE_CHECKING:
     from tinygrad_cifar.tensor import Op
@@ -21,7 +21,7 @@ PLAIN = frozenset({bool, int, float, str, tuple, list, slice, type(None), np.nda
 
 def harmonised(op: "Op", inputs: tuple[Any, ...]) -> list[Any]:
     """Operands of one dtype: scalars, lists and integers follow the float tensors; two float dtypes are an error."""
-    floats = [x.dtype for x in inputs if isinstance(x, Operators | np.ndarray) and x.dtype.kind == "f"]
+    floats = [x.dtype for x in inputs if (is_tensor(x) or isinstance(x, np.ndarray)) and x.dtype.kind == "f"]
     if any(d != floats[0] for d in floats):
         operands = ", ".join(f"{d}" for d in floats)
         raise DtypeError(
@@ -31,7 +31,7 @@ def harmonised(op: "Op", inputs: tuple[Any, ...]) -> list[Any]:
 
 
 def _operand(x: Any, dtype: np.dtype[Any] | None) -> Any:
-    if isinstance(x, Operators):
+    if is_tensor(x):
         x = x.data
     elif isinstance(x, np.generic):
         return x.item()
@@ -47,14 +47,14 @@ def _operand(x: Any, dtype: np.dtype[Any] | None) -> Any:
 
 
 def _holds_graph(x: Any) -> bool:
-    if isinstance(x, Operators):
+    if is_tensor(x):
         return x.requires_grad
     return isinstance(x, list | tuple) and any(_holds_graph(i) for i in x)
 
 
 def argument(op: "Op", name: str, value: Any) -> Any:
     """A keyword argument as the forward takes it: NumPy's scalars as Python's, which leave float32 alone."""
-    if isinstance(value, Operators):
+    if is_tensor(value):
         if value.requires_grad:
             cure = "Give it by position." if name in op.inputs else f"Pass {name}=t.detach()."
             raise UnsupportedError(f"{op.name}: no gradient flows through {name}=. {cure}")
@@ -97,7 +97,7 @@ def check_finite(op: "Op", inputs: tuple[Any, ...], arrays: list[Any], out: Arra
 
 def describe(x: Any) -> str:
     """A short name for an operand in a message: ``weight (50, 3072) float32``."""
-    if isinstance(x, Operators):
+    if is_tensor(x):
         made = x.name or (x.node.op.name if x.node else "tensor")
         return f"{made} {x.shape} {x.dtype}"
     return f"array {x.shape} {x.dtype}" if isinstance(x, np.ndarray) else repr(x)

@@ -5,7 +5,7 @@ Everything here only finds the op in the registry and calls it.
 
 import inspect
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeGuard
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -19,6 +19,11 @@ Operand = Any  # a Tensor, or anything that NumPy takes for an array
 
 OPS: dict[str, "Op"] = {}  # name -> op, filled by the files of ops/
 NUMPY: dict[Callable[..., Any], Callable[..., Any]] = {}  # NumPy's function -> ours
+
+
+def is_tensor(x: Any) -> TypeGuard["Tensor"]:
+    """Whether x is a Tensor, for files that stand below ``tensor.py``."""
+    return isinstance(x, Operators)
 
 
 def unwrap(x: Any) -> Any:

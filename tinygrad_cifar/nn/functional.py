@@ -152,7 +152,7 @@ def hinge(scores: Tensor, labels: ArrayLike, margin: float = 1.0) -> Tensor:
     return OPS["hinge"](scores, labels=_class_labels("hinge", scores, labels), margin=margin)
 
 
-def binary_cross_entropy_with_logits(logits: Tensor, targets: ArrayLike) -> Tensor:
+def binary_cross_entropy_with_logits(logits: Tensor, targets: Any) -> Tensor:
     """``mean -(t log sigmoid(x) + (1 - t) log(1 - sigmoid(x)))`` over all entries, computed without overflow.
 
     Args:
