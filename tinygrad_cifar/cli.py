@@ -384,7 +384,7 @@ def search(
     storage: Annotated[
         str, typer.Option(help="SQLite file, .journal file or postgresql+psycopg://USER@HOST/NAME; goes on with it")
     ] = "search.db",
-    jobs: Annotated[int, typer.Option(help="processes here, each with one BLAS thread", min=1)] = 1,
+    jobs: Annotated[int, typer.Option(help="processes here, each on one core", min=1)] = 1,
     noise_seeds: Annotated[int, typer.Option(help="repeat the best trial with so many other seeds", min=0)] = 0,
     prune: Annotated[bool, typer.Option("--prune", help="end trials early that are worse than the median")] = False,
     narrow: Annotated[bool, typer.Option("--narrow", help="then a fine search, STUDY-fine, around the best")] = False,

@@ -1,10 +1,13 @@
 """The recipes as they are declared, without running them."""
 
+import re
+
 import pytest
 
 from tinygrad_cifar.errors import ConfigError
 from tinygrad_cifar.recipes import DOCUMENTS, Recipe, listing, select
 from tinygrad_cifar.recipes.recipe import quick, work
+from tinygrad_cifar.recipes.shows import _name
 
 RECIPES = {f"{d.name}.{r.name}": r for d in DOCUMENTS.values() for r in d.recipes}
 EXPERIMENTS = {0: 11, 1: 13, 2: 6, 3: 8, 4: 4}  # how many each document has
@@ -73,3 +76,10 @@ def test_select() -> None:
     for name in ("a9", "a3.bn", "bn-3layer", ""):
         with pytest.raises(ConfigError, match="reproduce list"):
             select(DOCUMENTS, [name])
+
+
+def test_every_figure_has_a_name_of_its_own_that_any_file_system_takes() -> None:
+    for document in DOCUMENTS.values():
+        names = [_name(recipe, label) for recipe in document.recipes for label in recipe.settings]
+        assert len(names) == len(set(names))
+        assert all(re.fullmatch(r"[\w-]+", name, re.ASCII) for name in names), names

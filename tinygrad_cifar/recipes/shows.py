@@ -63,13 +63,8 @@ def curves(recipe: Recipe, results: Results, data: Cifar10) -> Iterator[Block]:
             yield Figure(picture, _name(recipe, label, "curves"), f"{label}: {caption(run)}")
 
 
-def bands(recipe: Recipe, results: Results, data: Cifar10) -> Iterator[Block]:
-    """Loss and accuracy on the test images over the epochs, mean and std over the seeds."""
-    yield from compared("test_loss", "test_accuracy")(recipe, results, data)
-
-
 def compared(*quantities: str) -> Show:
-    """All settings in one figure, a panel for each of the ``quantities``."""
+    """All settings in one figure, a panel for each of the ``quantities``: mean and std over the seeds, by epoch."""
 
     def show(recipe: Recipe, results: Results, data: Cifar10) -> Iterator[Block]:
         runs = {label: [run.curves() for run in group if not run.failed] for label, group in results.items()}
@@ -79,6 +74,9 @@ def compared(*quantities: str) -> Show:
         yield Figure(picture, _name(recipe, "-".join(quantities)), text)
 
     return show
+
+
+bands = compared("test_loss", "test_accuracy")
 
 
 def panels(columns: int) -> Show:
@@ -204,7 +202,7 @@ def _seeds(results: Results) -> str:
 
 
 def _name(recipe: Recipe, *parts: str) -> str:
-    """A file name of plain characters."""
-    plain = {"λ": "lambda", "η": "eta", "σ": "sigma", "ρ": "rho", "=": "", " ": "-", ",": "", ".": "p"}
-    text = "-".join([recipe.name, *parts])
-    return "".join(plain.get(letter, letter) for letter in text if letter.isascii() or letter in plain)
+    """A file name of letters, digits, - and _."""
+    plain = {"λ": "lambda", "η": "eta", "σ": "sigma", "ρ": "rho", " ": "-", "-": "-", "_": "_", ".": "p"}
+    return "".join(letter if letter.isalnum() and letter.isascii() else plain.get(letter, "")
+                   for letter in "-".join([recipe.name, *parts]))  # fmt: skip

@@ -41,7 +41,7 @@ def search(
     """Train a fresh network for every point of ``space``; rank them by their final validation accuracy.
 
     Everything is kept in ``storage``. After a kill the same call goes on where it was, and other processes, on this or
-    other machines, that call it with the same storage and name share the work. Each process uses one BLAS thread. The
+    other machines, that call it with the same storage and name share the work. Each process keeps to one core. The
     results do not depend on ``jobs``: settings and seed of a trial follow from its number and ``config.seed``.
 
     Args:

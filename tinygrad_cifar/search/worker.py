@@ -87,7 +87,7 @@ class Training:
         if plan.prune:
             epochs = config.resolved(len(split_data(config, self.data)[0])).epochs or 0
             trial.study.pruner = optuna.pruners.MedianPruner(n_startup_trials=8, n_warmup_steps=epochs // 4)
-        result = run(config, data=self.data, watchers=(_Report(trial, plan.prune),))
+        result = run(config, data=self.data, watchers=(_Report(trial, plan.prune),), prefetch=False)
         if result.interrupted:
             raise KeyboardInterrupt
         trial.set_user_attr("train_accuracy", result.train.accuracy)

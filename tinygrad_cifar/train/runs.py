@@ -82,6 +82,7 @@ def run(
     watchers: tuple[Watcher, ...] = (),
     say: Callable[[str], None] = lambda line: None,
     compile: bool = True,
+    prefetch: bool = True,
 ) -> Result:
     """Train and test the network that ``config`` describes.
 
@@ -94,6 +95,8 @@ def run(
         watchers: told of each step and epoch, as ``progress()``.
         say: is handed a description of network and data before the training begins, as ``print``.
         compile: replay the steps, as ``Trainer`` does; the results are the same.
+        prefetch: prepare batches in a thread, as ``Batches`` does; without it, a run with one BLAS thread keeps to one
+            core, which is better where there is a run for each core. The results are the same.
 
     Raises:
         ConfigError, DataError: a setting, the folder or the data is not usable.
@@ -114,9 +117,11 @@ def run(
 
     standardiser = Standardiser.fit(train.images, config.standardise)
     augment = build_augmentation(config)
-    batches = Batches(train, config.batch_size, standardiser, config.dtype, augment=augment, drop_last=True)
+    batches = Batches(
+        train, config.batch_size, standardiser, config.dtype, augment=augment, drop_last=True, prefetch=prefetch
+    )
     in_order = {
-        name: Batches(split, CHUNK, standardiser, config.dtype, shuffle=False)
+        name: Batches(split, CHUNK, standardiser, config.dtype, shuffle=False, prefetch=prefetch)
         for name, split in (("train", train), ("val", val), ("test", data.test))
     }
     trainer = Trainer(
