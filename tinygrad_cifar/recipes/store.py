@@ -86,7 +86,7 @@ def perform(config: Config, store: Path, data: Cifar10 | None = None) -> Run:
     folder = folder_of(store, config)
     shutil.rmtree(folder, ignore_errors=True)
     tests = _TestCurve(evaluation_batches(config, data, data.test))
-    begin = time.perf_counter()
+    begin = time.process_time()
     kept: RunFolder
     try:
         result = run(config, data=data, watchers=(tests,))
@@ -100,7 +100,7 @@ def perform(config: Config, store: Path, data: Cifar10 | None = None) -> Run:
     kept.write(
         "test.csv", "".join(",".join(map(str, row)) + "\n" for row in [("epoch", "loss", "accuracy"), *tests.rows])
     )
-    kept.write(DONE, json.dumps(outcome | {"seconds": time.perf_counter() - begin}, indent=2) + "\n")
+    kept.write(DONE, json.dumps(outcome | {"seconds": time.process_time() - begin}, indent=2) + "\n")
     return Run(folder)
 
 
