@@ -26,7 +26,7 @@ format: $(VENV)/.installed-dev  ## ruff: mend what it can
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
-types: $(VENV)/.installed-dev  ## mypy, strict, on the package
+types: $(VENV)/.installed-dev $(VENV)/.installed-test  ## mypy, strict, on the package
 	$(RUN) mypy
 
 docs: $(VENV)/.installed-docs  ## the documentation in site/, strictly and offline

@@ -69,17 +69,21 @@ def test_a_trial_whose_beat_has_stopped_is_done_by_another_process(study: "optun
 
 
 def test_a_younger_attempt_gives_way(study: "optuna.Study", monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes that looked at the same time have both added the same key."""
-    one, two = Queue(study), Queue(study)
-    first = taken(one)
-    with monkeypatch.context() as patch:
-        patch.setattr(two, "_attempts", dict)
-        patch.setattr(two, "fail", lambda number: None)
-        assert two.take() is None
-    rival = study.trials[-1]
-    assert rival.user_attrs["key"] == first.user_attrs["key"]
-    two.fail(rival.number)
-    assert taken(two).user_attrs["key"] != first.user_attrs["key"]
+    """Two processes that looked at the same time both add an attempt at the same key."""
+    slow, quick = Queue(study), Queue(study)
+    add = study.add_trial
+    between: list[optuna.Trial] = []
+
+    def add_later(attempt: "optuna.trial.FrozenTrial") -> None:
+        monkeypatch.setattr(study, "add_trial", add)
+        between.append(taken(quick))
+        add(attempt)
+
+    monkeypatch.setattr(study, "add_trial", add_later)
+    assert slow.take() is None
+    assert [trial.state for trial in study.trials] == [TrialState.RUNNING, TrialState.FAIL]
+    assert study.trials[0].user_attrs["key"] == study.trials[1].user_attrs["key"] == between[0].user_attrs["key"]
+    assert taken(slow).user_attrs["key"] != between[0].user_attrs["key"]
 
 
 def test_a_trial_that_was_given_up_is_handed_out_again(study: "optuna.Study") -> None:
@@ -89,14 +93,6 @@ def test_a_trial_that_was_given_up_is_handed_out_again(study: "optuna.Study") ->
     queue.fail(trial.number)  # whoever comes second has nothing to do
     keys = {taken(queue).user_attrs["key"], taken(queue).user_attrs["key"]}
     assert keys == {"0", "1"}
-
-
-def test_an_asked_for_trial_without_a_key_is_given_up(study: "optuna.Study", monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process took what this one had added, so Optuna made one up."""
-    queue = Queue(study)
-    monkeypatch.setattr(study, "add_trial", lambda trial: None)
-    assert queue.take() is None
-    assert [trial.state for trial in study.trials] == [TrialState.FAIL]
 
 
 def test_a_beat_is_kept_while_a_trial_is_at_work(study: "optuna.Study") -> None:

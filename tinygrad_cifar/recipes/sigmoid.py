@@ -59,11 +59,13 @@ SIGMOID = Document(
             },
             (shows.after_training, shows.bands),
             (
-                Claim("Adam fails when the rate is large.",
-                      lambda r: all(r[f"Adam {rate:g}"].mean("test") < 20 for rate in RATES if rate >= 0.1)),
+                Claim("Adam fails when the rate is large: from 0.1 on with less than half of its best accuracy.",
+                      lambda r: all(r[f"Adam {rate:g}"].mean("test") < r["Adam 0.001"].mean("test") / 2
+                                    for rate in RATES if rate >= 0.1)),
                 Claim("SGD is best around 0.1.",
                       lambda r: max(RATES, key=lambda rate: r[f"SGD {rate:g}"].mean("test")) in (0.1, 0.2)),
             ),
+            ("Which rate is best depends on initialisation and preprocessing, which the document does not state.",),
             repeats=REPEATS,
         ),
         Recipe(

@@ -157,6 +157,8 @@ def _read(study: "optuna.Study") -> Study:
         attributes = attempt.user_attrs
         complete = "complete" if attempt.state is TrialState.COMPLETE else "pruned"
         key = attributes["key"]
+        if key in done:
+            continue
         done[key] = Trial(
             number=int(key.split(":")[1] if ":" in key else key),
             turn=attempt.number,

@@ -4,7 +4,11 @@ Each trial of the plan has a key, and the storage may hold several attempts at a
 
 1. A process that wants work and finds a key without an attempt, because nobody has begun it or because all attempts
    have failed, adds one.
-2. Of the attempts at a key that have not failed the oldest one counts; a process that took a younger one lets it fail.
+2. Of the attempts at a key that have not failed the oldest one counts. A process that has added a younger one, because
+   two had looked at the same time, lets it fail.
+
+Adding is the only step that must be atomic, and it is in every storage. Optuna's own queue, waiting trials that ``ask``
+hands out, is not used: from an SQLite file two processes can be handed the same one (optuna/optuna#4621).
 
 A process that is killed leaves its attempt running for ever. The others notice that its beat has stopped and let it
 fail; should it be alive after all, its result is refused. So a trial is never lost and never counts twice, whatever the
@@ -13,6 +17,7 @@ clocks and delays are.
 
 import threading
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -56,18 +61,20 @@ class Queue:
     def take(self) -> optuna.Trial | None:
         """A trial to do, with its key in ``user_attrs["key"]``; None if there is none at the moment."""
         self._fail_those_left_behind()
-        if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            attempts = self._attempts()
-            key = next((key for key in self.missing() if key not in attempts), None)
-            if key is None:
-                return None
-            self.study.add_trial(_waiting(self.plan, key))
-        trial = self.study.ask()
-        key = trial.user_attrs.get("key", "")  # none if another process took what we asked for
-        if any(attempt.number == trial.number for attempt in self._attempts().get(key, [])[:1]):
-            return trial
-        self.fail(trial.number)
-        return None
+        attempts = self._attempts()
+        key = next((key for key in self.missing() if key not in attempts), None)
+        if key is None:
+            return None
+        token = uuid.uuid4().hex
+        self.study.add_trial(_attempt(self.plan, key, token))
+        rivals = self._attempts().get(key, [])
+        mine = next((attempt for attempt in rivals if attempt.user_attrs["token"] == token), None)
+        if mine is None:  # taken for dead already: this machine must have slept
+            return None
+        if mine is not rivals[0]:
+            self.fail(mine.number)
+            return None
+        return optuna.Trial(self.study, mine._trial_id)
 
     def fail(self, number: int) -> None:
         """Give the trial ``number`` up: its key goes back into the queue."""
@@ -119,13 +126,13 @@ def _parsed(plan: str) -> Plan:
     return Plan.from_json(plan)
 
 
-def _waiting(plan: Plan, key: str) -> FrozenTrial:
-    """A trial for ``ask`` to hand out. Its parameters are there for Optuna's own tools; ours go by the key."""
+def _attempt(plan: Plan, key: str, token: str) -> FrozenTrial:
+    """A running trial. Its parameters are there for Optuna's own tools; ours go by the key."""
     settings = plan.settings(key)
     numbers = {name: float(v) for name, v in settings.items() if isinstance(v, int | float)}
     return optuna.create_trial(
-        state=TrialState.WAITING,
+        state=TrialState.RUNNING,
         params=numbers,
         distributions={name: optuna.distributions.FloatDistribution(v, v) for name, v in numbers.items()},
-        user_attrs={"key": key, "settings": settings, "seed": plan.seed(key)},
+        user_attrs={"key": key, "token": token, "settings": settings, "seed": plan.seed(key)},
     )
