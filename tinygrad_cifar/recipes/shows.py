@@ -97,9 +97,13 @@ def found(recipe: Recipe, study: Study) -> Iterator[Block]:
     """The ranking of a search, the document's list, what to know before believing either, and a picture."""
     assert recipe.search is not None
     names = study.plan.space.names
-    ranked = [[*_values(trial.settings, names), *map(_percent, _figures(trial))] for trial in study.ranking[:TOP]]
+    ranked = [
+        [f"~{rank}" if trial in study.unseparated else str(rank), *_values(trial.settings, names)]
+        + [_percent(figure) for figure in _figures(trial)]
+        for rank, trial in enumerate(study.ranking[:TOP], 1)
+    ]
     caption = f"The best of {len(study.trials)} trials here; accuracies in per cent."
-    yield Table(("rank", *names, *FIGURES), [[str(i), *row] for i, row in enumerate(ranked, 1)], caption)
+    yield Table(("rank", *names, *FIGURES), ranked, caption)
     if listed := recipe.search.document:
         shown = FIGURES[: len(listed[0][1])]
         rows = []
