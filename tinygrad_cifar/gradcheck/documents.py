@@ -36,7 +36,7 @@ class Table:
     def to_markdown(self) -> str:
         """Title, table and notes as Markdown."""
         cells = [self.columns, ("---",) * len(self.columns), *self.rows]
-        table = ["| " + " | ".join(row) + " |" for row in cells]
+        table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
         return "\n".join([f"**{self.title}**", "", *table, *([""] if self.notes else []), *self.notes])
 
     __str__ = to_markdown
