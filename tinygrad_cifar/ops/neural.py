@@ -156,8 +156,8 @@ def linear_gradient(g: Array, out: Any, x: Array, weight: Array, bias: Array | N
 
 
 @functools.lru_cache(maxsize=64)
-def filled(n: int, value: float, dtype: Any) -> Array:
-    """n times the same value. ``filled(n, 1, ...) @ rows`` sums over the batch several times faster than ``sum``."""
+def _filled(n: int, value: float, dtype: Any) -> Array:
+    """n times the same value. ``_filled(n, 1, ...) @ rows`` sums over the batch several times faster than ``sum``."""
     row = np.full(n, value, dtype)
     row.flags.writeable = False
     return row
@@ -165,12 +165,12 @@ def filled(n: int, value: float, dtype: Any) -> Array:
 
 def column_sums(rows: Array) -> Array:
     """The sum over axis 0."""
-    return filled(len(rows), 1, rows.dtype) @ rows
+    return _filled(len(rows), 1, rows.dtype) @ rows
 
 
 def column_means(rows: Array) -> Array:
     """The mean over axis 0."""
-    return filled(len(rows), 1 / len(rows), rows.dtype) @ rows
+    return _filled(len(rows), 1 / len(rows), rows.dtype) @ rows
 
 
 def composed_batch_norm(x: Tensor, gamma: Tensor, beta: Tensor, *, eps: float = 1e-5, **running: Any) -> Tensor:
