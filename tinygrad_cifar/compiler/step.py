@@ -79,14 +79,12 @@ class CompiledStep:
     def _record(self, key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         start = time.perf_counter()
         before, programs = self._candidates.pop(key, None), self.programs.setdefault(key, [])
+        changed = programs[-1].changed() if programs else "arguments of a new kind"
         recording = Recording(self.step, args, kwargs, before)
         result = recording.run()
         try:
             recording.check()
-            if before is None:
-                reason = recording.changed(programs[-1]) if programs else "arguments of a new kind"
-            else:
-                reason = before.difference(recording)
+            reason = recording.difference(before) if before else changed
             self._misses += 1
             if self._misses > ATTEMPTS * 4 or len(self.programs) > KINDS:
                 raise CompileError(
@@ -96,7 +94,7 @@ class CompiledStep:
             if reason:
                 self._candidates[key] = recording
             else:
-                programs.append(recording.program())
+                programs.append(Program(recording))
                 del programs[:-ATTEMPTS]
                 reason = f"{programs[-1]} recorded and planned in {1e3 * (time.perf_counter() - start):.0f} ms"
             self.recordings.append(reason)

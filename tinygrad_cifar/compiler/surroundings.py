@@ -1,9 +1,9 @@
-"""What a step finds around it: the modules, optimisers and tensors that it can reach, and what must stay as it is."""
+"""What a step finds around it: what it can reach through closures, globals and attributes, and whether it stays."""
 
 import functools
 import types
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,108 +15,96 @@ _PLAIN = (int, float, str, bytes, bool, type(None), np.ndarray, np.generic, type
 _CLOSED = ("numpy", "tinygrad_cifar.compiler")  # what these packages make is not looked into
 
 
+class Place(NamedTuple):
+    """An attribute, or an entry of a dict, and what was there."""
+
+    held: Any
+    name: str
+    label: str  # what the user calls it
+    value: Any
+
+    def now(self) -> Any:
+        return self.held.get(self.name) if isinstance(self.held, dict) else getattr(self.held, self.name, None)
+
+    def changed(self) -> bool:
+        now, value = self.now(), self.value
+        plain = isinstance(value, int | float | str) and type(now) is type(value)
+        return not (now is value or (plain and now == value))
+
+
 class Surroundings:
-    """All that a function can reach through its closure, the globals that it names, its own object and arguments."""
+    """The places that a replay relies on.
 
-    def __init__(self, step: Callable[..., Any], arguments: Iterable[Any]) -> None:
+    All attributes of modules and optimisers; of other objects those that the code names; variables of closures, and
+    globals. Code inside of this package is not looked at, unless it is the step itself. What a Tensor holds is watched
+    as soon as it is used.
+    """
+
+    def __init__(self) -> None:
+        self.places: dict[tuple[int, str], Place] = {}
         self.modules: list[Module] = []
-        self.optimizers: list[Optimizer] = []
-        self.tensors: list[Tensor] = []
-        self.recorded: set[int] = set()  # optimisers whose rate is looked up at each replay
-        self._objects: list[Any] = []
-        self._cells: list[tuple[str, types.CellType]] = []
-        self._globals: list[tuple[str, dict[str, Any]]] = []
-        self._names: set[str] = set()  # the names of attributes and globals in the code
         self._seen: dict[int, Any] = {}
-        self.reach([step, *arguments])
+        self._objects: list[Any] = []
+        self._names: set[str] = set()  # of attributes and globals in the code
 
-    def reach(self, stack: list[Any]) -> None:
-        """Walk over what these hold; code inside of this package is not looked at, unless it is the step itself."""
-        step = stack[0]
+    def watch(self, held: Any, name: str, label: str) -> Any:
+        """Watch a place from now on; returns what is there."""
+        place = Place(held, name, label, None)
+        return self.places.setdefault((id(held), name), place._replace(value=place.now())).value
+
+    def accept(self, held: Any, *names: str) -> None:
+        """What is there now is what a replay finds."""
+        for name in names:
+            place = self.places.get((id(held), name))
+            if place:
+                self.places[id(held), name] = place._replace(value=place.now())
+
+    def watch_all(self, thing: Any) -> list[Any]:
+        names = [name for name in vars(thing) if isinstance(thing, Module | Optimizer) or name in self._names]
+        return [self.watch(vars(thing), name, f"{type(thing).__name__}.{name}") for name in names]
+
+    def reach(self, step: Any, *others: Any) -> None:
+        """Find the places that these things lead to."""
+        stack = [step, *others]
         while stack:
             thing = stack.pop()
-            if id(thing) in self._seen or isinstance(thing, _PLAIN):
+            if id(thing) in self._seen or isinstance(thing, (*_PLAIN, Tensor)):
                 continue
             self._seen[id(thing)] = thing
-            if isinstance(thing, Tensor):
-                self.tensors.append(thing)
-            elif isinstance(thing, Module):
-                self.modules.append(thing)
-                thing.training = thing.training  # an attribute of its own, so that a switch and back leaves no trace
-                stack += vars(thing).values()
-            elif isinstance(thing, Optimizer):
-                self.optimizers.append(thing)
-                stack += [slot.tensor for slot in thing._slots]
-            elif isinstance(thing, types.FunctionType):
+            if isinstance(thing, types.FunctionType):
                 if thing is step or not thing.__module__.startswith("tinygrad_cifar."):
                     stack += self._function(thing)
             elif isinstance(thing, types.MethodType):
                 stack.append(thing.__self__)
-                if isinstance(thing.__func__, types.FunctionType):
-                    stack += self._function(thing.__func__)
+                stack += self._function(thing.__func__) if isinstance(thing.__func__, types.FunctionType) else []
             elif isinstance(thing, functools.partial):
                 stack += [thing.func, *thing.args, *thing.keywords.values()]
             elif isinstance(thing, list | tuple | set | dict):
                 stack += list(thing.values() if isinstance(thing, dict) else thing)[:1000]
+            elif isinstance(thing, Module):
+                self.modules.append(thing)
+                thing.training = thing.training  # an attribute of its own, so that a switch and back leaves no trace
+                stack += self.watch_all(thing)
+            elif isinstance(thing, Optimizer):
+                self.watch_all(thing)
             elif hasattr(thing, "__dict__") and not type(thing).__module__.startswith(_CLOSED):
                 self._objects.append(thing)
                 stack += vars(thing).values()
                 call: Any = vars(type(thing)).get("__call__")
                 stack += self._function(call) if isinstance(call, types.FunctionType) else []
-
-    def knows(self, thing: Any) -> bool:
-        return id(thing) in self._seen
+        for thing in self._objects:
+            self.watch_all(thing)
 
     def _function(self, function: types.FunctionType) -> Iterator[Any]:
-        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-        for name, cell in cells:
-            self._cells.append((name, cell))
-            yield look(cell, "cell_contents")
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            yield self.watch(cell, "cell_contents", name)
         yield from function.__defaults__ or ()
         for code in _codes(function.__code__):
             self._names.update(code.co_names)
             for name in code.co_names:
                 value = function.__globals__.get(name)
                 if value is not None and not isinstance(value, types.ModuleType | type):
-                    self._globals.append((name, function.__globals__))
-                    yield value
-
-    def watched(self) -> Iterator[tuple[Any, str]]:
-        """What a replay relies on: (holder, name). The name is an attribute of the holder, or a key of a dict."""
-        for module in self.modules:
-            yield from ((vars(module), name) for name in vars(module))
-        for optimizer in self.optimizers:
-            fixed = [name for name in vars(optimizer) if name != "lr" or id(optimizer) not in self.recorded]
-            yield from ((optimizer, name) for name in fixed)
-        for tensor in self.tensors:
-            yield tensor, "data"
-            yield tensor, "requires_grad"
-        for thing in self._objects:
-            yield from ((thing, name) for name in sorted(self._names & vars(thing).keys()))
-        yield from ((cell, "cell_contents") for _, cell in self._cells)
-        yield from ((held, name) for name, held in self._globals)
-
-    def now(self) -> dict[tuple[int, str], tuple[Any, Any]]:
-        """(holder, value) of everything that is watched, and of the learning rates."""
-        rates = [(optimizer, "lr") for optimizer in self.optimizers]
-        return {(id(held), name): (held, look(held, name)) for held, name in [*self.watched(), *rates]}
-
-    def describe(self, held: Any, name: str) -> str:
-        """What the user calls it."""
-        for module in self.modules:
-            if held is vars(module):
-                return f"{type(module).__name__}.{name}"
-        for cell_name, cell in self._cells:
-            if held is cell:
-                return cell_name
-        if isinstance(held, Tensor):
-            return f"the {name} of {held.name or 'a tensor'}"
-        return name if isinstance(held, dict) else f"{type(held).__name__}.{name}"
-
-
-def look(held: Any, name: str) -> Any:
-    """The value of something watched; None where a cell is still empty."""
-    return held.get(name) if isinstance(held, dict) else getattr(held, name, None)
+                    yield self.watch(function.__globals__, name, name)
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:

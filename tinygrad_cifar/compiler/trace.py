@@ -1,24 +1,76 @@
-"""Recording: run a step for real, and write down every array operation that it makes.
+"""Tracing: run a step for real, and write down every array operation that it makes.
 
 Two ideas. First, arrays are told apart by their *memory*: whatever view of it a program makes, by ``x.T``, a slice,
 ``np.asarray`` or a reshape, an operand is found to be such a piece of such a ``Root``. So views are not operations.
 Second, an operation is seen because one of its operands is ``Traced``, an ndarray that reports what is done with it.
+Roots are numbered as they appear, so what two runs wrote down is equal where they did the same.
 """
 
+import functools
 import operator
 import os
 import sys
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from tinygrad_cifar.errors import CompileError
+from tinygrad_cifar import random
 from tinygrad_cifar.operators import Operators
 from tinygrad_cifar.tensor import Array
+
+
+class View(NamedTuple):
+    """An operand: a piece of a root."""
+
+    root: int
+    offset: int  # in bytes
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class Scalar(NamedTuple):
+    """An operand: a Python number, as the code that gives it at a replay."""
+
+    code: str
+    kind: type | None = None  # of a number that is always the same; None for an input, as a learning rate
+
+
+class Call(NamedTuple):
+    """An operand that a replay makes anew: ``make(*parts)``, as a list, a slice, a returned Tensor."""
+
+    make: Callable[..., Any]
+    parts: tuple[Any, ...]
+
+
+class Operation(NamedTuple):
+    """``out = function(*operands, **kwargs)``."""
+
+    function: Any
+    operands: tuple[Any, ...]
+    kwargs: tuple[tuple[str, Any], ...]
+    out: View | None
+    how: Any  # None: out takes the result; "inside": the function itself changes out; a bool: a guard of that truth
+    line: str
+    reads: tuple[View, ...]
+
+
+def operation(function: Any, operands: Any, kwargs: Any, out: View | None, how: Any, line: str) -> Operation:
+    return Operation(function, operands, kwargs, out, how, line, tuple(x for x in leaves((operands, kwargs))
+                                                                       if type(x) is View))  # fmt: skip
+
+
+def leaves(x: Any) -> Iterable[Any]:
+    """What nested operands are made of."""
+    if type(x) is tuple or type(x) is Call:
+        for i in x:
+            yield from leaves(i)
+    else:
+        yield x
 
 
 class Root:
@@ -29,79 +81,15 @@ class Root:
     as a parameter; "constant" was made by the step and is the same at each call.
     """
 
-    __slots__ = ("array", "kind", "name", "snapshot", "start", "stop")
-
     def __init__(self, array: Array, kind: str, name: str = ""):
         self.array, self.kind, self.name = array, kind, name
         self.start, self.stop = byte_bounds(array)
-        self.snapshot: Array | None = None
+        self.snapshot: Array | None = None  # what was there first, where nobody knows who made it
 
-
-class View(NamedTuple):
-    """A piece of a root: how an operand lies in memory."""
-
-    root: Root
-    offset: int  # in bytes
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-
-class _Window:
-    def __init__(self, view: View, owner: Array):
-        self.owner = owner  # stays alive as long as the array does
-        address = owner.__array_interface__["data"][0] + view.offset
-        self.__array_interface__ = {
-            "data": (address, not owner.flags.writeable), "shape": view.shape, "strides": view.strides,
-            "typestr": view.dtype.str, "version": 3,
-        }  # fmt: skip
-
-
-def window(view: View, owner: Array | None = None) -> Array:
-    """The array that a view describes, in the memory of its root or of another owner."""
-    return np.asarray(_Window(view, view.root.array if owner is None else owner))
-
-
-class Scalar(NamedTuple):
-    """A Python number that a replay looks up again: ``key`` says where, as the optimiser's step size."""
-
-    key: Any
-
-
-class Instruction:
-    """One array operation: ``out = function(*operands, **kwargs)``."""
-
-    __slots__ = ("_reads", "effect", "function", "kwargs", "line", "operands", "out", "written")
-
-    def __init__(self, function: Any, operands: tuple[Any, ...], kwargs: dict[str, Any], line: str):
-        self.function, self.line = function, line
-        self.rewire(operands, kwargs)
-        self.out: View | None = None  # where the result goes: by out=, or where its root is "bound", by assignment
-        self.written: View | None = None  # an operand that the function itself changes
-        # "draw": random numbers; ("guard", truth): the operand has that truth; ("python", f): f writes what to run
-        self.effect: Any = None
-
-    def rewire(self, operands: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Take other operands."""
-        self.operands, self.kwargs = operands, kwargs
-        self._reads = views([*operands, *kwargs.values()])
-
-    def reads(self) -> list[View]:
-        return self._reads
-
-    def writes(self) -> list[View]:
-        return [v for v in (self.out, self.written) if v is not None]
-
-
-def views(nested: Any) -> list[View]:
-    """All views in nested operands."""
-    found: list[View] = []
-    for x in nested:
-        if type(x) is View:
-            found.append(x)
-        elif type(x) is list or type(x) is tuple:
-            found += views(x)
-    return found
+    @property
+    def temporary(self) -> bool:
+        """Whether the program itself makes the memory, so that nobody else sees it."""
+        return self.kind in ("planned", "bound", "constant")
 
 
 class Number(NDArrayOperatorsMixin):
@@ -111,22 +99,53 @@ class Number(NDArrayOperatorsMixin):
     value only.
     """
 
-    def __init__(self, value: float, key: Any, tracer: "Tracer"):
-        self.value, self.key, self.tracer = value, key, tracer
+    def __init__(self, value: float, code: str, tracer: "Tracer"):
+        self.value, self.code, self.tracer = value, code, tracer
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         if any(isinstance(x, Operators) for x in inputs):
             return NotImplemented
         if any(isinstance(x, np.ndarray) for x in inputs):
-            return self.tracer.call(ufunc if method == "__call__" else getattr(ufunc, method), inputs, kwargs)
+            return self.tracer.call(getattr(ufunc, method) if method != "__call__" else ufunc, inputs, kwargs)
         return getattr(ufunc, method)(*[float(x) if isinstance(x, Number) else x for x in inputs], **kwargs).item()
 
     def __float__(self) -> float:
-        self.tracer.pinned[self.key] = self.value
+        self.tracer.pinned[self.code] = self.value
         return self.value
 
     def __bool__(self) -> bool:
         return bool(float(self))
+
+
+class Draw(NamedTuple):
+    """A method of a random stream. A replay draws from the same stream, wherever that is by then."""
+
+    stream: str
+    method: str
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return getattr(random.stream(self.stream), self.method)(*args, **kwargs)
+
+
+class Draws:
+    """A random generator whose draws are recorded."""
+
+    def __init__(self, generator: np.random.Generator, stream: str, tracer: "Tracer"):
+        self._generator, self._stream, self._tracer = generator, stream, tracer
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._generator, name)
+        return functools.partial(self._draw, name, method) if callable(method) else method
+
+    def _draw(self, name: str, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        array = np.asarray(method(*args, **kwargs))
+        given = dict(zip(("size", "dtype"), args, strict=False)) | kwargs
+        fills = name in ("random", "standard_normal") and given.keys() <= {"size", "dtype"}
+        if fills:
+            args, kwargs = (), {k: v for k, v in given.items() if k == "dtype"}
+        out = self._tracer.add(array, "planned" if fills else "bound")
+        self._tracer.record(Draw(self._stream, name), self._tracer.encode(args), kwargs, out)
+        return array.view(Traced)
 
 
 class Traced(np.ndarray[Any, Any]):
@@ -150,50 +169,22 @@ class Traced(np.ndarray[Any, Any]):
     def __setitem__(self, index: Any, value: Any) -> None:
         _call(operator.setitem, (self, index, value), {})
 
-    def __iter__(self) -> Iterator[Any]:
-        return (self[i] for i in range(len(self)))
-
     def __bool__(self) -> bool:
         return _tracer.guard(self) if _tracer else bool(_plain(self))
-
-    def copy(self, order: Any = "C") -> Any:
-        return _call(_copy, (self,), {"order": order})
-
-    def astype(self, dtype: Any, order: Any = "K", *_: Any, copy: bool = True) -> Any:  # type: ignore[override]
-        if not copy and self.dtype == dtype:
-            return self
-        return _call(_copy, (self,), {"order": order, "dtype": np.dtype(dtype)})
-
-    def reshape(self, *shape: Any, **kwargs: Any) -> Any:
-        return _call(np.ndarray.reshape, (self, *shape), kwargs)
 
     def fill(self, value: Any) -> None:
         self[...] = value
 
 
-def _copy(x: Array, order: Any = "C", dtype: Any = None) -> Array:
-    return np.array(x, dtype, order=order, copy=True)
-
-
-def _method(name: str) -> Callable[..., Any]:
+def _method(name: str, refusal: str = "") -> Callable[..., Any]:
     function = getattr(np.ndarray, name)
 
     def method(self: Traced, *args: Any, **kwargs: Any) -> Any:
+        if refusal and _tracer:
+            _tracer.refuse(f"{name} {refusal}")
+            return function(_plain(self), *args, **kwargs)
         return _call(function, (self, *args), kwargs)
 
-    method.__name__ = name
-    return method
-
-
-def _refused(name: str, why: str) -> Callable[..., Any]:
-    function = getattr(np.ndarray, name)
-
-    def method(self: Traced, *args: Any, **kwargs: Any) -> Any:
-        if _tracer:
-            _tracer.refuse(f"{name} {why}")
-        return function(_plain(self), *args, **kwargs)
-
-    method.__name__ = name
     return method
 
 
@@ -203,33 +194,26 @@ _LEAVES = (
 )
 _REORDERS = "changes an array in a way that is not recorded. Use a NumPy function that returns a new array."
 
-for _name in ("argmax", "argmin", "argsort", "take", "dot", "flatten", "ravel", "nonzero", "repeat", "choose",
-              "compress", "trace", "searchsorted", "conj", "conjugate", "diagonal", "argpartition"):  # fmt: skip
-    setattr(Traced, _name, _method(_name))
-for _name in ("item", "tolist", "tobytes", "__float__", "__int__", "__index__", "__complex__", "__contains__"):
-    setattr(Traced, _name, _refused(_name, _LEAVES))
-for _name in ("sort", "partition", "put", "resize", "byteswap", "setfield"):
-    setattr(Traced, _name, _refused(_name, _REORDERS))
+for _names, _why in [
+    ("argmax argmin argsort take dot flatten ravel nonzero repeat choose compress trace searchsorted conj conjugate "
+     "diagonal argpartition copy astype reshape", ""),
+    ("item tolist tobytes __float__ __int__ __index__ __complex__ __contains__", _LEAVES),
+    ("sort partition put resize byteswap setfield", _REORDERS),
+]:  # fmt: skip
+    for _name in _names.split():
+        setattr(Traced, _name, _method(_name, _why))
 
-# NumPy functions written in Python whose parts are recorded in their place; others are one instruction each.
+# NumPy functions written in Python whose parts are recorded in their place; others are one operation each.
 _DECOMPOSED = {
     np.sum, np.mean, np.var, np.std, np.max, np.min, np.amax, np.amin, np.prod, np.any, np.all, np.clip, np.round,
     np.cumsum,
 }  # fmt: skip
 _ABOUT_SHAPE = {np.shape, np.ndim, np.size, np.may_share_memory, np.shares_memory, np.result_type, np.can_cast,
                 np.iscomplexobj, np.isrealobj, np.broadcast_shapes}  # fmt: skip
-_WRITERS = {np.put, np.place, np.putmask, np.put_along_axis, np.fill_diagonal}
-TAKES_OUT = {np.concatenate, np.matmul, _copy}
-
-
-def takes_out(function: Any, result: Array) -> bool:
-    """Whether the result can be written into a ready buffer."""
-    if result.dtype.hasobject or not _compact(result):
-        return False
-    if isinstance(function, np.ufunc):
-        return function.nout == 1
-    owner = getattr(function, "__self__", None)
-    return function in TAKES_OUT or (isinstance(owner, np.ufunc) and function.__name__ in ("reduce", "accumulate"))
+_REORDERING = {np.put, np.place, np.putmask, np.put_along_axis, np.fill_diagonal}
+_INSIDE = {operator.setitem, np.copyto}  # functions that change their first operand, as do ufunc.at
+COPIES = {np.ndarray.copy, np.ndarray.astype}
+_TAKE_OUT = {np.concatenate, np.matmul, *COPIES}
 
 
 _tracer: "Tracer | None" = None  # the one at work
@@ -258,13 +242,17 @@ def _plain(x: Any) -> Any:
     return {k: _plain(v) for k, v in x.items()} if kind is dict else x
 
 
-_INSIDE = (os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep, os.path.dirname(np.__file__) + os.sep)
+_OURS = (
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep,
+    os.path.dirname(np.__file__) + os.sep,
+    "<",
+)
 
 
 def where() -> str:
     """The line of the user's code that is at work: the innermost one outside of this package and NumPy."""
     frame: Any = sys._getframe(1)
-    while frame.f_back and (frame.f_code.co_filename.startswith(_INSIDE) or frame.f_code.co_filename[0] == "<"):
+    while frame.f_back and frame.f_code.co_filename.startswith(_OURS):
         frame = frame.f_back
     return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
 
@@ -273,16 +261,15 @@ class Tracer:
     """What one run of the step did."""
 
     def __init__(self) -> None:
-        self.instructions: list[Instruction] = []
-        self.roots: list[Root] = []  # by address
-        self.starts: list[int] = []
-        self.pinned: dict[Any, float] = {}  # numbers that Python code looked at
+        self.operations: list[Operation] = []
+        self.roots: list[Root] = []
+        self._starts: list[int] = []  # of the roots' memory, sorted,
+        self._sorted: list[int] = []  # and the roots' numbers in that order
+        self.pinned: dict[str, float] = {}  # numbers that Python code looked at, by their code
         self.refusal = ""  # the first thing that a replay could not do
 
     def __enter__(self) -> None:
         global _tracer
-        if _tracer is not None:
-            raise CompileError("a compiled step was called inside another one while that is recorded; compile one.")
         _tracer = self
 
     def __exit__(self, *_: object) -> None:
@@ -295,147 +282,123 @@ class Tracer:
 
     # Memory ---------------------------------------------------------------------------------------------------
 
-    def add(self, array: Array, kind: str, name: str = "") -> Root:
-        root = Root(array, kind, name)
-        i = bisect_right(self.starts, root.start)
-        self.starts.insert(i, root.start)
-        self.roots.insert(i, root)
-        return root
+    def add(self, array: Array, kind: str, name: str = "") -> View:
+        """The memory of an array as a new root."""
+        root = Root(array, kind, name or f"r{len(self.roots)}")
+        i = bisect_right(self._starts, root.start)
+        self._starts.insert(i, root.start)
+        self._sorted.insert(i, len(self.roots))
+        self.roots.append(root)
+        return View(len(self.roots) - 1, 0, array.shape, array.strides, array.dtype)
 
-    def traced(self, array: Array, kind: str, name: str = "") -> Traced:
+    def traced(self, array: Array, kind: str = "outside", name: str = "") -> Traced:
         """``array`` as a Traced one, its memory known as ``kind`` from now on."""
         if self.find(array) is None:
             self.add(array if kind != "outside" else _owner(array), kind, name)
         return array.view(Traced)
 
-    def find(self, array: Array) -> Root | None:
+    def find(self, array: Array) -> View | None:
+        """Which piece of which memory an array is, if that is known."""
         address = array.__array_interface__["data"][0]
-        i = bisect_right(self.starts, address) - 1
-        return self.roots[i] if i >= 0 and address < max(self.roots[i].stop, self.starts[i] + 1) else None
+        i = bisect_right(self._starts, address) - 1
+        if i < 0:
+            return None
+        number = self._sorted[i]
+        if address >= max(self.roots[number].stop, self._starts[i] + 1):
+            return None
+        return View(number, address - self._starts[i], array.shape, array.strides, array.dtype)
 
     def view(self, array: Array) -> View:
         """Which piece of which memory an operand is."""
-        root = self.find(array)
-        if root is not None and root.kind == "gradient":
+        found = self.find(array)
+        if found is not None:
+            return found
+        if type(array) is Traced:
             self.refuse(
-                "the step adds to the gradients that were there before it. Clear them at its beginning, "
-                "optimizer.zero_grad() or model.zero_grad(), and add up inside one step."
+                "an array came out of a NumPy function that hides its work from the recording. Use functions of whole "
+                "arrays, or leave the step uncompiled."
             )
-        if root is None:
-            if type(array) is Traced:
-                self.refuse(
-                    "an array came out of a NumPy function that hides its work from the recording. Use "
-                    "functions of whole arrays, or leave the step uncompiled."
-                )
-            root = self.add(_owner(array), "outside")
-            root.snapshot = root.array.copy(order="K")
-        offset = array.__array_interface__["data"][0] - root.start
-        return View(root, offset, array.shape, array.strides, array.dtype)
+        root = self.roots[self.add(_owner(array), "outside").root]
+        root.snapshot = root.array.copy(order="K")
+        return self.view(array)
 
     # Operations -----------------------------------------------------------------------------------------------
 
     def encode(self, x: Any) -> Any:
         """An operand as it is recorded."""
         kind = type(x)
-        if kind is Number:
-            return Scalar(x.key)
-        if isinstance(x, np.ndarray):
+        if kind is Traced or kind is np.ndarray:
             return self.view(x)
-        if kind is tuple or kind is list:
-            return kind([self.encode(i) for i in x])
-        return np.asarray(x) if isinstance(x, np.generic) else x
+        if kind is Number:
+            return Scalar(x.code)
+        if kind is float or kind is int:
+            return Scalar(repr(x), kind)
+        if kind is tuple:
+            return tuple([self.encode(i) for i in x])
+        if kind is list:
+            return Call(list, (self.encode(tuple(x)),))
+        if kind is slice:
+            return Call(slice, self.encode((x.start, x.stop, x.step)))
+        return self.view(np.asarray(x)) if isinstance(x, np.ndarray | np.generic) else x
+
+    def record(self, function: Any, operands: Any, kwargs: dict[str, Any], out: View | None, how: Any = None) -> None:
+        told = [(k, self.encode(v)) for k, v in kwargs.items() if k not in _UNSAID or v is not _UNSAID[k]]
+        self.operations.append(operation(function, operands, tuple(told), out, how, where()))
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Do it, and write it down. The result's memory tells what happened: a view is no operation."""
         if function in _ABOUT_SHAPE:
             return function(*_plain(args), **_plain(kwargs))
-        if function in _WRITERS:
-            self.refuse(f"np.{function.__name__} {_REORDERS}")
-        out = kwargs.get("out")
-        out = out[0] if isinstance(out, tuple) else out
-        instruction = Instruction(
-            function, self.encode(args), {k: self.encode(v) for k, v in kwargs.items() if _says(k, v)}, where()
-        )
-        if out is not None:
-            instruction.out = self._first_written(out, instruction)
-        result = function(*_plain(args), **_plain(kwargs))
-        if out is not None:
-            self.instructions.append(instruction)
+        name = getattr(function, "__name__", str(function))
+        if function in _REORDERING:
+            self.refuse(f"np.{name} {_REORDERS}")
+        if kwargs.get("out") is not None:
+            out = kwargs.pop("out")
+            out = out[0] if isinstance(out, tuple) else out
+            operands = self.encode(args)
+            if self.find(out) is None and _owner(out).nbytes == out.nbytes and "where" not in kwargs:
+                self.add(_owner(out), "planned")  # made by the step and filled as a whole: a buffer like any other
+            self.record(function, operands, kwargs, self.view(out))
+            function(*_plain(args), **_plain(kwargs), out=_plain(out))
             return out
-        if function is operator.setitem or function is np.copyto or getattr(function, "__name__", "") == "at":
-            instruction.written = instruction.operands[0]
-            self.instructions.append(instruction)
-            return None
+        if function in _INSIDE or name == "at":
+            operands = self.encode(args)
+            self.record(function, operands, kwargs, operands[0], "inside")
+            return function(*_plain(args), **_plain(kwargs))
+        result = function(*_plain(args), **_plain(kwargs))
         if function is operator.getitem and isinstance(result, np.generic):
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
-            result = _plain(args[0])[(*_plain(index), ...)]
+            result = _plain(args[0])[(*_plain(index), ...)]  # a view of the one entry
         if not isinstance(result, np.ndarray | np.generic):
             several = isinstance(result, tuple | list)
-            name = getattr(function, "__name__", str(function))
             self.refuse(f"{name} {'returns several arrays, which is not recorded.' if several else _LEAVES}")
             return result
         result = np.asarray(result)
         if self.find(result) is None or not result.size:
-            root = self.add(result, "planned" if takes_out(function, result) else "bound")
-            instruction.out = View(root, 0, result.shape, result.strides, result.dtype)
-            self.instructions.append(instruction)
+            operands = self.encode(args)
+            self.record(function, operands, kwargs, self.add(result, _kind(function, result)))
         return result.view(Traced)
-
-    def _first_written(self, out: Array, instruction: Instruction) -> View:
-        """Memory that the step made itself and that this operation fills as a whole is a buffer like any other."""
-        if self.find(out) is None and _owner(out).nbytes == out.nbytes and "where" not in instruction.kwargs:
-            self.add(_owner(out), "planned")
-        return self.view(out)
 
     def guard(self, condition: Array) -> bool:
         truth = bool(_plain(condition))
-        instruction = Instruction(bool, (self.view(condition),), {}, where())
-        instruction.effect = ("guard", truth)
-        self.instructions.append(instruction)
+        self.record(bool, (self.view(condition),), {}, None, truth)
         return truth
 
 
-def _says(name: str, value: Any) -> bool:
-    """Whether a keyword argument is other than NumPy's default, and no matter of buffers."""
-    return name != "out" and not (name == "dtype" and value is None) and not (name == "where" and value is True)
+_UNSAID = {"dtype": None, "where": True}  # NumPy's defaults, which some of its functions pass on
+
+
+def _kind(function: Any, result: Array) -> str:
+    """Whether the result can be written into a ready buffer."""
+    owner = getattr(function, "__self__", None)
+    takes = function.nout == 1 if isinstance(function, np.ufunc) else (
+        function in _TAKE_OUT or (isinstance(owner, np.ufunc) and function.__name__ in ("reduce", "accumulate"))
+    )  # fmt: skip
+    start, stop = byte_bounds(result)
+    return "planned" if takes and not result.dtype.hasobject and stop - start == result.nbytes else "bound"
 
 
 def _owner(array: Array) -> Array:
     while isinstance(array.base, np.ndarray):
         array = array.base
     return array
-
-
-def _compact(array: Array) -> bool:
-    start, stop = byte_bounds(array)
-    return stop - start == array.nbytes
-
-
-class Draws:
-    """A random generator whose draws are recorded as draws: a replay takes the next ones from the same stream."""
-
-    def __init__(self, generator: np.random.Generator, stream: str, tracer: Tracer):
-        self._generator, self._stream, self._tracer = generator, stream, tracer
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._generator, name)
-        if not callable(method):
-            return method
-
-        def draw(*args: Any, **kwargs: Any) -> Any:
-            array = np.asarray(method(*args, **kwargs))
-            instruction = Instruction((self._stream, name), args, kwargs, where())
-            root = self._tracer.add(array, "planned" if name in DRAWS_INTO and _sized(args, kwargs) else "bound")
-            instruction.out = self._tracer.view(array)
-            instruction.effect = "draw"
-            self._tracer.instructions.append(instruction)
-            return root.array.view(Traced)
-
-        return draw
-
-
-DRAWS_INTO = {"random", "standard_normal"}  # methods (size, dtype) that also take out=
-
-
-def _sized(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    return len(args) <= 2 and kwargs.keys() <= {"size", "dtype"}
