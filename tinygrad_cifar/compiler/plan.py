@@ -189,7 +189,7 @@ def packed(instructions: list[Instruction]) -> tuple[list[Instruction], dict[Roo
                     size = int(np.prod(source.shape)) * source.dtype.itemsize
                     place = View(out.root, out.offset + offset, source.shape, _strides(source), source.dtype)
                     copy = Instruction(np.copyto, (place, source), {}, instruction.line)
-                    copy.written = place
+                    copy.written = (place,)
                     chosen.append(copy)
                 offset += size
         else:

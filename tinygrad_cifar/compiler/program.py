@@ -211,8 +211,8 @@ class Writer:
             return self.array(x)
         if type(x) is Scalar:  # a 0-d array where it meets arrays of one dtype; else a local variable
             if (x.key, dtype) not in self.scalars:
-                new = f"n{len(self.scalars)}" if dtype is None else self.program.new(np.zeros((), dtype), "s")
-                self.scalars[x.key, dtype] = new
+                value, prefix = (1.0, "n") if dtype is None else (np.zeros((), dtype), "s")  # 1.0: for measuring
+                self.scalars[x.key, dtype] = self.program.new(value, prefix)
             return self.scalars[x.key, dtype]
         if type(x) is tuple:
             return "(" + "".join(self.operand(i) + ", " for i in x) + ")"
@@ -277,7 +277,8 @@ class Writer:
             self.bound[out.root] = f"r{len(self.bound)}"
             code = f"{self.bound[out.root]} = {code}"
         line = program.line(code)
-        line.operation, line.result, line.where, line.repeatable = name, out or i.written, i.line, kind != "guard"
+        result = next(iter(i.writes()), None)
+        line.operation, line.result, line.where, line.repeatable = name, result, i.line, kind != "guard"
         line.sources = [self.writers.get(r, self._outer(r)) for r in dict.fromkeys(v.root for v in i.reads())]
         self.writers.update({v.root: line for v in i.writes()})
 

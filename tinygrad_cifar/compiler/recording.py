@@ -313,7 +313,7 @@ class Recording:
             if root in written:
                 place = View(root, 0, root.array.shape, root.array.strides, root.array.dtype)
                 copy = Instruction(np.copyto, (place, root.snapshot), {}, "")
-                copy.written = place
+                copy.written = (place,)
                 anew.append(copy)
         if any(root.kind == "argument" and root.name in self.copied for root in written):
             raise CompileError("the step changes an argument in place that is not contiguous; pass a contiguous one.")

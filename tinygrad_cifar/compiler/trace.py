@@ -77,7 +77,7 @@ class Instruction:
         self.function, self.line = function, line
         self.rewire(operands, kwargs)
         self.out: View | None = None  # where the result goes: by out=, or where its root is "bound", by assignment
-        self.written: View | None = None  # an operand that the function itself changes
+        self.written: tuple[View, ...] = ()  # the operands that the function itself changes
         # "draw": random numbers; ("guard", truth): the operand has that truth; ("python", f): f writes what to run
         self.effect: Any = None
 
@@ -90,7 +90,7 @@ class Instruction:
         return self._reads
 
     def writes(self) -> list[View]:
-        return [v for v in (self.out, self.written) if v is not None]
+        return [self.out, *self.written] if self.out else list(self.written)
 
 
 def views(nested: Any) -> list[View]:
@@ -362,8 +362,8 @@ class Tracer:
         if out is not None:
             self.instructions.append(instruction)
             return out
-        if function is operator.setitem or function is np.copyto or getattr(function, "__name__", "") == "at":
-            instruction.written = instruction.operands[0]
+        if changes := _changes(function):
+            instruction.written = tuple(instruction.operands[i] for i in changes)
             self.instructions.append(instruction)
             return None
         if function is operator.getitem and isinstance(result, np.generic):
@@ -393,6 +393,14 @@ class Tracer:
         instruction.effect = ("guard", truth)
         self.instructions.append(instruction)
         return truth
+
+
+def _changes(function: Any) -> tuple[int, ...]:
+    """Which of its arguments a function changes in place, and returns nothing; one that is not NumPy's says so."""
+    if function is operator.setitem or function is np.copyto or getattr(function, "__name__", "") == "at":
+        return (0,)
+    changes: tuple[int, ...] = getattr(function, "changes", ())
+    return changes
 
 
 def _says(name: str, value: Any) -> bool:
