@@ -6,7 +6,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format types docs ci peers clean
+.PHONY: help train test lint format types docs notebook ci peers clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##/make \1\t/p' Makefile | expand -t 14
@@ -32,6 +32,9 @@ types: $(VENV)/.installed-dev $(VENV)/.installed-test  ## mypy, strict, on the p
 docs: $(VENV)/.installed-docs  ## the documentation in site/, strictly and offline
 	$(RUN) mkdocs build --strict --quiet
 	@! grep -rE '<(script|link rel="(stylesheet|preconnect)")[^>]*"https?:' site --include='*.html' || (echo "the pages load something from the web"; exit 1)
+
+notebook: $(VENV)/.installed-docs  ## docs/tour.ipynb, from docs/tour.md; have Graphviz's dot, for the picture
+	$(VENV)/bin/python docs/notebook.py
 
 peers: $(VENV)/.installed-peers  ## PyTorch, JAX, autograd and MyGrad, for comparisons in tests and benchmarks
 

@@ -4,7 +4,8 @@
 ``python -m benchmarks.epoch``    a whole epoch, data included
 ``python -m benchmarks.imports``  what ``import tinygrad_cifar`` costs
 
-Each has ``--help``. Run them alone on the machine: they measure wall-clock time. One measures no time but errors:
+Each has ``--help``. Run them alone on the machine: they measure wall-clock time. Two measure no time:
 
 ``python -m benchmarks.gradcheck``  how often gradient checkers call right gradients wrong, and let wrong ones pass
+``python -m benchmarks.accuracy``   test accuracies beside PyTorch's, from the same first weights and batches
 """

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("numpy", "tinygrad_cifar", "torch", "jax", "autograd", "mygrad")
+PACKAGES = ("numpy", "numba", "tinygrad_cifar", "torch", "jax", "autograd", "mygrad")
 
 
 class Worker:

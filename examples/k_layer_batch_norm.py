@@ -20,7 +20,7 @@ train, validation = cifar.split("all-500" if quick else "all-5000")
 
 tg.manual_seed(12345)
 standardiser = Standardiser.fit(train.images, "pixel")
-batches = Batches(train, 100, standardiser, drop_last=True)
+batches = Batches(train, 100, standardiser, drop_last=True)  # in a new order each epoch
 in_order = {
     name: Batches(split, 1000, standardiser, shuffle=False)
     for name, split in (("train", train), ("validation", validation), ("test", cifar.test))
@@ -39,8 +39,9 @@ print(nn.summary(model, (3072,)))
 rise, cycles = 1 if quick else 5, 2  # the learning rate rises for 5 epochs and falls for 5, twice
 schedule = optim.schedules.triangular(eta_min=1e-5, eta_max=1e-1, n_s=rise * len(batches))
 trainer = Trainer(model, optim.SGD(model.parameters(), lr=schedule(0)), schedule, lam=0.005)
-history = trainer.fit(batches, in_order["validation"], cycles * 2 * rise, progress())
+history = trainer.fit(batches, in_order["validation"], cycles * 2 * rise, progress(sys.stderr))
 
+# With the means and variances that batch norm has gathered on the way: the answer for an image is then its own.
 for name, images in in_order.items():
     print(f"{name} accuracy {evaluate(model, images).accuracy:.2%}")
 training_curves(history.columns(), "curves.png")

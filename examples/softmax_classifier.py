@@ -14,9 +14,9 @@ from tinygrad_cifar.data import Standardiser, load_cifar10, synthesise
 quick = "--quick" in sys.argv
 cifar = synthesise(2000, 500) if quick else load_cifar10()
 train, validation = cifar.split("all-500" if quick else "batch1")
-epochs, batch_size, rate, penalty = 2 if quick else 40, 100, 0.001, 0.1
+epochs, batch_size, rate, penalty = 4 if quick else 40, 100, 0.001, 0.1
 
-# Pixels in [0, 1], minus their mean over the training images.
+# Pixels in [0, 1], minus their mean over the training images: the other images must not have a say in it.
 standardiser = Standardiser.fit(train.images, "mean")
 x_train, x_validation, x_test = (standardiser.transform(s.images) for s in (train, validation, cifar.test))
 
@@ -34,17 +34,18 @@ def loss_of(x, labels):
 
 
 def accuracy(x, labels):
-    with tg.no_grad():
-        return np.mean((x @ W.data + b.data).argmax(axis=1) == labels)
+    """The class with the highest score is the guess: softmax would not change which one that is."""
+    return np.mean((x @ W.data + b.data).argmax(axis=1) == labels)
 
 
-for epoch in range(epochs):
+for epoch in range(1, epochs + 1):
     order = tg.random.stream("shuffle").permutation(len(train))
     for start in range(0, len(order) - batch_size + 1, batch_size):
         chosen = order[start : start + batch_size]
-        cost = loss_of(x_train[chosen], train.labels[chosen]) + penalty * (W * W).sum()
+        cost = loss_of(x_train[chosen], train.labels[chosen]) + penalty * (W * W).sum()  # no penalty on b
         for parameter, gradient in zip((W, b), tg.grad(cost, [W, b]), strict=True):
             parameter.data -= rate * gradient.data
-    print(f"epoch {epoch + 1}: cost {cost.item():.4f}, validation {accuracy(x_validation, validation.labels):.2%}")
+    if epoch % (epochs // 4) == 0:
+        print(f"epoch {epoch}: cost {cost.item():.4f}, validation {accuracy(x_validation, validation.labels):.2%}")
 
 print(f"test accuracy {accuracy(x_test, cifar.test.labels):.2%}")

@@ -26,6 +26,7 @@ for layer in (model[0], model[2]):
     nn.init.he_normal(layer.weight)
     nn.init.zeros(layer.bias)
 
+# The rate rises for n_s steps and falls for n_s: training must end with a whole cycle, at the lowest rate.
 schedule = optim.schedules.triangular(eta_min=1e-5, eta_max=1e-1, n_s=n_s)
 optimizer = optim.SGD(model.parameters(), lr=schedule(0))
 epochs = cycles * 2 * n_s // len(batches)
@@ -40,7 +41,7 @@ def accuracy(split):
 
 
 step = 0
-for epoch in range(epochs):
+for epoch in range(1, epochs + 1):
     for x, labels in batches:
         optimizer.lr = schedule(step)
         optimizer.zero_grad()
@@ -49,6 +50,8 @@ for epoch in range(epochs):
         cost.backward()
         optimizer.step()
         step += 1
-    print(f"epoch {epoch + 1}: loss {loss.item():.4f}, cost {cost.item():.4f}, validation {accuracy(validation):.2%}")
+    if step % n_s == 0:  # at the highest rate and at the lowest
+        result = f"loss {loss.item():.4f}, cost {cost.item():.4f}, validation {accuracy(validation):.2%}"
+        print(f"epoch {epoch}: rate {schedule(step):.0e}, {result}")
 
 print(f"test accuracy {accuracy(cifar.test):.2%}")

@@ -1,8 +1,12 @@
 import gzip
+import hashlib
 import io
 import os
+import socket
 import tarfile
-from pathlib import Path
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pooch
@@ -17,6 +21,7 @@ from tinygrad_cifar.errors import ConfigError, DataError
 
 SMALL = 6  # images in a file, where the published ones have 10,000
 CIFAR = synthesise(train=5 * SMALL, test=SMALL)
+RETRIEVE = pooch.retrieve
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -246,31 +251,62 @@ def test_a_file_that_may_not_be_read(binary):
 # Download and stand-in
 
 
-def test_a_download_lands_in_the_cache_complete_and_alone(layouts, empty_cache, monkeypatch):
+def test_the_published_archive_is_asked_for(monkeypatch):
     asked = {}
+    monkeypatch.setattr(pooch, "retrieve", lambda url, known_hash, **_: asked.update(url=url, known_hash=known_hash))
+    with pytest.raises(TypeError):  # there is no archive
+        load_cifar10()
+    assert asked["url"] == "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+    assert asked["known_hash"] == "md5:c32a1d4ab5d03f1284b67883e8d87530"
 
-    def retrieve(url, known_hash, fname, path, downloader):
-        asked.update(url=url, known_hash=known_hash)
-        (Path(path) / fname).write_bytes((layouts / f"{BINARY_FOLDER}.tar.gz").read_bytes())
-        return str(Path(path) / fname)
 
-    monkeypatch.setattr(pooch, "retrieve", retrieve)
+@pytest.fixture
+def server(layouts, monkeypatch):
+    """A web server on this machine, which publishes the archive of the binary layout."""
+    handler = partial(_Quiet, directory=layouts)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
+        try:
+            socket.create_connection(web.server_address, timeout=5).close()
+        except OSError as error:
+            pytest.skip(f"this machine cannot reach itself: {error}")
+        thread = threading.Thread(target=web.serve_forever)
+        thread.start()
+        archive = layouts / f"{BINARY_FOLDER}.tar.gz"
+        monkeypatch.setattr(pooch, "retrieve", RETRIEVE)
+        monkeypatch.setattr(cifar10, "URL", f"http://127.0.0.1:{web.server_address[1]}/{archive.name}")
+        monkeypatch.setattr(cifar10, "HASH", f"md5:{hashlib.md5(archive.read_bytes()).hexdigest()}")
+        yield web
+        web.shutdown()
+        thread.join()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+def test_a_download_lands_in_the_cache_complete_and_alone(server, empty_cache, monkeypatch, capsys):
     loaded = load_cifar10()
     assert_is_cifar(loaded)
-    assert asked == {"url": cifar10.URL, "known_hash": "md5:c32a1d4ab5d03f1284b67883e8d87530"}
     assert loaded.source == str(empty_cache / BINARY_FOLDER)
     assert [entry.name for entry in empty_cache.iterdir()] == [BINARY_FOLDER]
-    monkeypatch.setattr(pooch, "retrieve", _no_network)
-    assert_is_cifar(load_cifar10())
+    assert "CIFAR-10" in capsys.readouterr().err  # the progress bar
+    server.shutdown()
+    assert_is_cifar(load_cifar10())  # from the cache
 
 
-def test_a_download_that_breaks_leaves_nothing_behind(empty_cache, monkeypatch):
-    def retrieve(url, known_hash, fname, path, downloader):
-        (Path(path) / fname).write_bytes(b"half")
-        raise ValueError("MD5 hash of downloaded file does not match")
+@pytest.mark.usefixtures("server")
+def test_a_download_with_another_checksum_leaves_nothing_behind(empty_cache, monkeypatch):
+    monkeypatch.setattr(cifar10, "HASH", "md5:" + "0" * 32)
+    with pytest.raises(CifarUnavailableError, match=r"does not match(.|\n)*synthetic"):
+        load_cifar10()
+    assert list(empty_cache.iterdir()) == []
 
-    monkeypatch.setattr(pooch, "retrieve", retrieve)
-    with pytest.raises(CifarUnavailableError, match=r"does not match\n(.|\n)*synthetic"):
+
+@pytest.mark.usefixtures("server")
+def test_a_download_of_what_is_not_there_says_so(empty_cache, monkeypatch):
+    monkeypatch.setattr(cifar10, "URL", cifar10.URL.replace("cifar-10", "cifar-11"))
+    with pytest.raises(CifarUnavailableError, match=r"404(.|\n)*synthetic"):
         load_cifar10()
     assert list(empty_cache.iterdir()) == []
 

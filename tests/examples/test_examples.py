@@ -1,25 +1,18 @@
-"""The examples run, are short, and use nothing that is private."""
+"""The examples run, are short, use nothing that is private, and print what the README shows."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+from tests.examples.printed import EXAMPLES, form, in_readme, run
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_it_runs(path: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TINYGRAD_CIFAR_DATA": "nowhere"}
-    run = subprocess.run(
-        [sys.executable, "-W", "error", path, "--quick"], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert re.search(r"test\D*[\d.]+", run.stdout)
+def test_it_runs_and_prints_the_lines_that_the_readme_shows(path: Path, tmp_path: Path) -> None:
+    printed = run(path, tmp_path, "--quick", TINYGRAD_CIFAR_DATA="nowhere")
+    assert form(printed) == form(in_readme(path))  # for the figures see tests/real
+    assert re.search(r"test\D*[\d.]+", printed)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
@@ -29,6 +22,7 @@ def test_it_is_short_and_uses_public_names(path: Path) -> None:
     assert not re.search(r"[\s.]_[a-z]", text)
 
 
-def test_there_are_the_four_networks_of_the_assignments() -> None:
-    names = {path.stem for path in EXAMPLES}
-    assert {"k_layer_batch_norm", "sigmoid_adam", "softmax_classifier", "two_layer_cyclical"} <= names
+def test_there_are_the_five_networks_of_the_assignments() -> None:
+    assert {path.stem for path in EXAMPLES} == {
+        "k_layer_batch_norm", "sigmoid_adam", "softmax_classifier", "two_layer_cyclical", "two_layer_momentum",
+    }  # fmt: skip

@@ -8,6 +8,7 @@ from tinygrad_cifar.errors import ConfigError
 from tinygrad_cifar.recipes import DOCUMENTS, Recipe, listing, select
 from tinygrad_cifar.recipes.recipe import quick, work
 from tinygrad_cifar.recipes.shows import _name
+from tinygrad_cifar.recipes.store import Task
 
 RECIPES = {f"{d.name}.{r.name}": r for d in DOCUMENTS.values() for r in d.recipes}
 EXPERIMENTS = {0: 11, 1: 13, 2: 6, 3: 8, 4: 4}  # how many each document has
@@ -39,10 +40,10 @@ def test_every_setting_is_a_run_of_whole_cycles(name: str) -> None:
     recipe = RECIPES[name]
     assert recipe.settings or recipe.search or recipe.shows
     for setting in recipe.settings.values():
-        assert work(setting.config) > 0
+        assert work(Task((setting.config,))) > 0
     if recipe.search:
         for number in range(recipe.search.trials):
-            assert work(recipe.search.config.with_settings(**recipe.search.space.point(number, 0))) > 0
+            assert work(Task((recipe.search.config.with_settings(**recipe.search.space.point(number, 0)),))) > 0
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -53,7 +54,7 @@ def test_the_quick_version_is_quick_and_compares_with_nothing(name: str) -> None
         assert recipe.search.trials <= 6
         assert not recipe.search.document
         configs.append(recipe.search.config)
-    assert all(work(config) <= 200_000 for config in configs)
+    assert all(work(Task((config,))) <= 200_000 for config in configs)
     assert all((config.subset or 0) <= 1000 for config in configs)
     assert not any(setting.document for setting in recipe.settings.values())
     assert not recipe.claims

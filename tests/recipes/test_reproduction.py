@@ -8,24 +8,25 @@ import pytest
 from tests.recipes.conftest import SMALL
 from tinygrad_cifar.data import Cifar10
 from tinygrad_cifar.recipes import Document, Plan, Recipe, reproduce
-from tinygrad_cifar.recipes.recipe import Group, Search
+from tinygrad_cifar.recipes.recipe import Group, Search, Setting
+from tinygrad_cifar.recipes.reproduction import HAS_PYTORCH
 from tinygrad_cifar.recipes.shows import spread, verdict
-from tinygrad_cifar.recipes.store import Run, perform
+from tinygrad_cifar.recipes.store import Run, Task, perform
 from tinygrad_cifar.search import Plan as SearchPlan
 from tinygrad_cifar.search import Space, Study, Trial
 from tinygrad_cifar.train import Config
 
 
 @pytest.fixture
-def performed(monkeypatch: pytest.MonkeyPatch, tiny: Cifar10) -> list[Config]:
+def performed(monkeypatch: pytest.MonkeyPatch, tiny: Cifar10) -> list[Task]:
     """Runs take place here and now; what was run is listed."""
-    ran: list[Config] = []
+    ran: list[Task] = []
 
-    def perform_all(configs: Iterable[Config], store: Path, jobs: int) -> Iterator[tuple[Config, Run | None]]:
-        for config in list(configs):
-            yield config, None
-            ran.append(config)
-            yield config, perform(config, store, tiny)
+    def perform_all(tasks: Iterable[Task], store: Path, jobs: int) -> Iterator[tuple[Task, Run | None]]:
+        for task in list(tasks):
+            yield task, None
+            ran.append(task)
+            yield task, perform(task, store, tiny)
 
     monkeypatch.setattr("tinygrad_cifar.recipes.reproduction.perform_all", perform_all)
     monkeypatch.setattr("tinygrad_cifar.recipes.reproduction.load_data", lambda config: tiny)
@@ -33,7 +34,7 @@ def performed(monkeypatch: pytest.MonkeyPatch, tiny: Cifar10) -> list[Config]:
 
 
 @pytest.fixture
-def as_cifar(monkeypatch: pytest.MonkeyPatch, performed: list[Config], tiny: Cifar10) -> None:
+def as_cifar(monkeypatch: pytest.MonkeyPatch, performed: list[Task], tiny: Cifar10) -> None:
     """The images pass for CIFAR-10."""
     real = Cifar10(tiny.train, tiny.test, "pretended", is_synthetic=False)
     monkeypatch.setattr("tinygrad_cifar.recipes.reproduction.load_data", lambda config: real)
@@ -41,12 +42,12 @@ def as_cifar(monkeypatch: pytest.MonkeyPatch, performed: list[Config], tiny: Cif
 
 @pytest.mark.usefixtures("as_cifar")
 def test_a_document(
-    document: Document, performed: list[Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    document: Document, performed: list[Task], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said: list[str] = []
     (page,) = reproduce({document: document.recipes}, Plan(tmp_path), said.append)
     assert page == tmp_path / "small" / "report.html"
-    assert [config.seed for config in performed] == [12345, 12346, 12345, 12346, 12345]
+    assert [task.config.seed for task in performed] == [12345, 12346, 12345, 12346, 12345]
     assert said[0] == "5 runs, 0 of them finished before"
     assert "[5/5]  small.one  no hidden layer  seed 12345  test" in capsys.readouterr().out
 
@@ -74,16 +75,14 @@ def test_a_document(
     ]
 
 
-def test_synthetic_images_are_compared_with_nothing(
-    document: Document, performed: list[Config], tmp_path: Path
-) -> None:
+def test_synthetic_images_are_compared_with_nothing(document: Document, performed: list[Task], tmp_path: Path) -> None:
     reproduce({document: [document["two"]]}, Plan(tmp_path, repeats=1), lambda line: None)
     text = (tmp_path / "small.two" / "report.md").read_text()
     assert "SYNTHETIC DATA, NOT CIFAR-10" in text
     assert "99.00" not in text
     assert "holds" not in text
     assert len(performed) == 2
-    assert all(config.synthetic for config in performed)
+    assert all(task.config.synthetic for task in performed)
 
 
 @pytest.mark.usefixtures("as_cifar")
@@ -96,6 +95,26 @@ def test_a_divergence_is_reported(document: Document, tmp_path: Path) -> None:
     reproduce({other: [recipe]}, Plan(tmp_path), lambda line: None)
     text = (tmp_path / "wild" / "report.md").read_text()
     assert "| wild | test | 1.00 | diverged | diverged |" in text
+
+
+@pytest.mark.usefixtures("as_cifar")
+def test_pytorch_beside_and_trainings_in_turn(
+    document: Document, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = document["two"]
+    settings = {"marked": Setting(SMALL, {"test": 99.0}, in_pytorch=True), "not marked": Setting(SMALL)}
+    in_turn = {"a block": (SMALL, SMALL.with_settings(lr=0.01)), "wild": (SMALL, SMALL.with_settings(lr=1e30))}
+    recipe = Recipe("beside", "9.5", "Beside", settings, base.shows[:1], repeats=1, in_turn=in_turn)
+    other = Document("other", "Other", "", (recipe,))
+    for has in (False, True) if HAS_PYTORCH else (False,):
+        monkeypatch.setattr("tinygrad_cifar.recipes.reproduction.HAS_PYTORCH", has)
+        reproduce({other: [recipe]}, Plan(tmp_path), lambda line: None)
+        text = (tmp_path / "other" / "report.md").read_text()
+        assert ("PyTorch is not installed" in text) is not has
+        assert ("| setting | images | here | PyTorch" in text) is has
+        assert ("From the same first weights" in text) is has
+        assert "| block | 1 | 2 |" in text
+        assert text.count("| diverged |") == 1
 
 
 def test_a_group_without_results_is_nan() -> None:

@@ -172,6 +172,8 @@ class GradientReport:
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         return "\n".join([self.headline, "", *lines, *([""] if self._notes() else []), *self._notes()])
 
+    __repr__ = __str__
+
     def to_markdown(self) -> str:
         """A Markdown table, with the headline above and the reasons below."""
         rows = [COLUMNS, ["---"] * len(COLUMNS), *[p.row() for p in self.parameters.values()]]

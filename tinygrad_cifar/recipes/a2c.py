@@ -12,10 +12,10 @@ SEARCHED = FINAL.with_settings(lam=0.0, split="all-5000", n_s=900, cycles=2)
 N_S = "The document does not say n_s; here it is two epochs."
 
 BONUS = Config(
-    hidden=(512, 256), batch_norm=True, dropout=0.1, optimizer="adam", schedule="one_cycle", eta_max=0.003, epochs=24,
-    split="all-1000", augment_flip=True, augment_shift=2,
+    hidden=(512, 256), batch_norm=True, optimizer="adam", schedule="one_cycle", eta_max=0.003, epochs=16,
+    split="all-1000", augment_flip=True, augment_shift=1,
 )  # fmt: skip
-EVERYTHING = "all of it"
+BEST = "the best"
 
 A2C = Document(
     "a2c",
@@ -87,18 +87,21 @@ A2C = Document(
             "3.8",
             "More hidden nodes, dropout, augmentation, Adam and all training data; and what each gives",
             {
-                EVERYTHING: Setting(BONUS),
+                BEST: Setting(BONUS),
                 "50 hidden nodes": Setting(BONUS.with_settings(hidden=(50,))),
-                "no dropout": Setting(BONUS.with_settings(dropout=0.0)),
+                "dropout of 0.1": Setting(BONUS.with_settings(dropout=0.1)),
                 "no augmentation": Setting(BONUS.with_settings(augment_flip=False, augment_shift=0)),
                 "no batch norm": Setting(BONUS.with_settings(batch_norm=False)),
                 "SGD with momentum": Setting(BONUS.with_settings(optimizer="sgd", momentum=0.9, eta_max=0.1)),
-                "step decay": Setting(BONUS.with_settings(schedule="step", lr=0.001, every=8, gamma=0.1)),
+                "step decay": Setting(BONUS.with_settings(schedule="step", lr=0.001, every=5, gamma=0.1)),
                 "45,000 images": Setting(BONUS.with_settings(split="all-5000")),
             },
             (shows.accuracies, shows.compared("train_loss", "test_accuracy")),
-            (Claim("At least 60 % of the test images are right.", lambda r: r[EVERYTHING].mean("test") >= 60),),
-            ("The document names these methods without figures. Each line but the first does without one of them.",),
+            (Claim("At least 60 % of the test images are right.", lambda r: r[BEST].mean("test") >= 60),),
+            (
+                "The document names these methods without figures. Each line but the first differs from it in that one "
+                "thing. Dropout does not pay in so short a training, so the best does without.",
+            ),
             repeats=1,
         ),
     ),

@@ -5,16 +5,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from tinygrad_cifar.recipes.store import Run
-from tinygrad_cifar.train import Config
+from tinygrad_cifar.recipes.store import Run, Task
 from tinygrad_cifar.train.watchers import clock
 
-Watch = Callable[[Config, Run | None], None]
+Watch = Callable[[Task, Run | None], None]
 
 
 @contextmanager
-def progress(work: Mapping[Config, int], names: Mapping[Config, str]) -> Iterator[Watch]:
-    """Yields a function to call with a run's Config when it begins, and again with the Run when it is finished.
+def progress(work: Mapping[Task, int], names: Mapping[Task, str]) -> Iterator[Watch]:
+    """Yields a function to call with a run's Task when it begins, and again with the Run when it is finished.
 
     Args:
         work: the runs to come, and how much each is, in any unit; the time left is estimated from it.
@@ -30,17 +29,17 @@ def progress(work: Mapping[Config, int], names: Mapping[Config, str]) -> Iterato
     running = {}
     begin, done, worked = time.perf_counter(), 0, 0
 
-    def watch(config: Config, run: Run | None) -> None:
+    def watch(task: Task, run: Run | None) -> None:
         nonlocal done, worked
         if run is None:
-            running[config] = bars.add_task(names[config], total=None)
+            running[task] = bars.add_task(names[task], total=None)
             return
-        done, worked = done + 1, worked + work[config]
+        done, worked = done + 1, worked + work[task]
         left = (time.perf_counter() - begin) * (sum(work.values()) / worked - 1)
         outcome = "diverged" if run.failed else f"test {100 * run.accuracy('test'):.2f} %"
-        line = f"[{done}/{len(work)}]  {names[config]}  {outcome}  {run.results['seconds']:.0f} s  {clock(left)} left"
+        line = f"[{done}/{len(work)}]  {names[task]}  {outcome}  {run.results['seconds']:.0f} s  {clock(left)} left"
         console.print(line, highlight=False, markup=False)
-        bars.remove_task(running.pop(config))
+        bars.remove_task(running.pop(task))
         bars.update(total, completed=worked, description=f"{len(work) - done} runs left, about {clock(left)}")
 
     with bars:

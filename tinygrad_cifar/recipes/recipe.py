@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, pstdev
 
 from tinygrad_cifar.data import Cifar10
-from tinygrad_cifar.recipes.store import Run
+from tinygrad_cifar.recipes.store import Run, Task
 from tinygrad_cifar.report.blocks import Block
 from tinygrad_cifar.search import Space, Study
 from tinygrad_cifar.train import Config
@@ -23,12 +23,14 @@ class Setting:
         document: the document's figures in per cent: "train", "val", "test", or other columns of its table.
         best: the figures are of the weights with the best validation accuracy, not of the final ones.
         why: the reason, where figures are known to differ.
+        in_pytorch: also run the first seed in PyTorch, where it is installed, to stand beside.
     """
 
     config: Config
     document: Mapping[str, float] = field(default_factory=dict)
     best: bool = False
     why: str = ""
+    in_pytorch: bool = False
 
 
 class Group(list[Run]):
@@ -105,6 +107,8 @@ class Recipe:
         notes: contradictions and faults of the document, and what is done about them.
         repeats: how many seeds, unless the command line says otherwise.
         search: what is searched, if anything is.
+        in_turn: by label, configurations that train the same weights one after the other: the literal form of a search
+            that never drew new ones.
     """
 
     name: str
@@ -114,8 +118,9 @@ class Recipe:
     shows: tuple[Show, ...] = ()
     claims: tuple[Claim, ...] = ()
     notes: tuple[str, ...] = ()
-    repeats: int = 3
+    repeats: int = 2
     search: Search | None = None
+    in_turn: Mapping[str, tuple[Config, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,12 +142,14 @@ def quick(recipe: Recipe) -> Recipe:
         recipe.search, config=quickened(recipe.search.config), trials=min(recipe.search.trials, 6), noise_seeds=2
     )
     settings = {label: replace(s, config=quickened(s.config)) for label, s in recipe.settings.items()}
-    return without_document(replace(recipe, settings=settings, search=search, repeats=min(recipe.repeats, 2)))
+    in_turn = {label: tuple(map(quickened, configs[:3])) for label, configs in recipe.in_turn.items()}
+    repeats = min(recipe.repeats, 2)
+    return without_document(replace(recipe, settings=settings, search=search, in_turn=in_turn, repeats=repeats))
 
 
 def without_document(recipe: Recipe) -> Recipe:
     """``recipe`` without the document's figures and conclusions, for results that may not be compared with them."""
-    settings = {label: replace(s, document={}, why="") for label, s in recipe.settings.items()}
+    settings = {label: replace(s, document={}, why="", in_pytorch=False) for label, s in recipe.settings.items()}
     search = recipe.search and replace(recipe.search, document=(), claims={})
     return replace(recipe, settings=settings, search=search, claims=())
 
@@ -158,9 +165,9 @@ def quickened(config: Config, images: int = 1000) -> Config:
     return small.with_settings(n_s=max(1, epochs * ((small.subset or 1) // full.batch_size) // (2 * cycles)))
 
 
-def work(config: Config) -> int:
-    """What the time of a run is about proportional to: epochs, times the images of one; measuring counts as 5,000."""
-    return (_images(config) + 5000) * (config.resolved(_images(config)).epochs or 0)
+def work(task: Task) -> int:
+    """What the time of a task is about proportional to: epochs, times the images of one; measuring counts as 5,000."""
+    return sum((_images(c) + 5000) * (c.resolved(_images(c)).epochs or 0) for c in task.configs)
 
 
 def _images(config: Config) -> int:

@@ -1,5 +1,6 @@
 """From names of recipes to reports: which runs are needed, run them, show them."""
 
+import importlib.util
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from tinygrad_cifar.errors import ConfigError
 from tinygrad_cifar.recipes import shows
 from tinygrad_cifar.recipes.progress import progress
 from tinygrad_cifar.recipes.recipe import SEED, Document, Group, Recipe, Results, quick, without_document, work
-from tinygrad_cifar.recipes.store import finished, perform_all
+from tinygrad_cifar.recipes.store import Run, Task, finished, perform_all
 from tinygrad_cifar.report import Block, Flag, Report, Section, Table, Text, write
 from tinygrad_cifar.search import Study, search
 from tinygrad_cifar.train import Config
@@ -18,6 +19,7 @@ from tinygrad_cifar.train.build import load_data
 from tinygrad_cifar.train.folder import environment
 
 SEARCHES = "searches.db"
+HAS_PYTORCH = importlib.util.find_spec("torch") is not None
 QUICK = (
     "QUICK VERSION: at most 1,000 training images and a tenth of the epochs. It shows that everything runs; its "
     "figures say nothing about the document's, which are left out."
@@ -60,10 +62,24 @@ class Plan:
             recipe = quick(recipe)
         return without_document(recipe) if self.synthetic else recipe
 
-    def configs(self, recipe: Recipe) -> dict[str, list[Config]]:
-        """What the settings of an adapted recipe run, a Config per seed."""
+    def seeded(self, recipe: Recipe) -> dict[str, list[Task]]:
+        """The trainings of each setting of an adapted recipe, one per seed."""
         seeds = range(SEED, SEED + (self.repeats or recipe.repeats))
-        return {label: [self.placed(s.config, seed) for seed in seeds] for label, s in recipe.settings.items()}
+        return {label: [Task((self.placed(s.config, seed),)) for seed in seeds] for label, s in recipe.settings.items()}
+
+    def in_pytorch(self, recipe: Recipe) -> dict[str, Task]:
+        """The trainings beside them in PyTorch: none where it is not installed."""
+        if not HAS_PYTORCH:
+            return {}
+        wanted = {label: s.config for label, s in recipe.settings.items() if s.in_pytorch}
+        return {label: Task((self.placed(config, SEED),), in_pytorch=True) for label, config in wanted.items()}
+
+    def in_turn(self, recipe: Recipe) -> dict[str, Task]:
+        """The trainings of the same weights one after the other; each has batches of its own."""
+        return {
+            label: Task(tuple(self.placed(config, SEED + i) for i, config in enumerate(configs)))
+            for label, configs in recipe.in_turn.items()
+        }
 
 
 Chosen = Mapping[Document, Sequence[Recipe]]
@@ -121,40 +137,53 @@ def report(
         begin = time.perf_counter()
         recipe, study = plan.adapted(original), studies.get(original)
         results = {
-            label: Group(run for config in configs if (run := finished(plan.store, config)))
-            for label, configs in plan.configs(recipe).items()
+            label: Group(run for task in tasks if (run := finished(plan.store, task)))
+            for label, tasks in plan.seeded(recipe).items()
         }
         section = Section(f"{recipe.title} ({document.name}.{recipe.name})", [Flag(note) for note in recipe.notes])
         for show in recipe.shows:
             section.blocks += show(recipe, results, data)
         if study:
             section.blocks += shows.found(recipe, study)
+        section.blocks += shows.beside_pytorch(recipe, results, _runs(plan.in_pytorch(recipe), plan))
+        in_turn = _runs(plan.in_turn(recipe), plan)
+        section.blocks += shows.in_turn(recipe, in_turn)
         section.blocks += [Text(f"{label}: {s.why}") for label, s in recipe.settings.items() if s.why]
-        section.blocks += _claims(recipe, results, study)
+        section.blocks += _claims(recipe, results | {label: Group([run]) for label, run in in_turn.items()}, study)
         section.blocks.append(Text(_settings(results, study, time.perf_counter() - begin)))
         written.sections.append(section)
     return written
 
 
-def _needed(chosen: Chosen, plan: Plan) -> dict[Config, str]:
-    """All runs, each once, with a line that says what it is for."""
-    needed: dict[Config, str] = {}
+def _runs(tasks: Mapping[str, Task], plan: Plan) -> dict[str, Run]:
+    """Those that are finished."""
+    return {label: run for label, task in tasks.items() if (run := finished(plan.store, task))}
+
+
+def _needed(chosen: Chosen, plan: Plan) -> dict[Task, str]:
+    """All tasks, each once, with a line that says what it is for."""
+    needed: dict[Task, str] = {}
     for document, recipes in chosen.items():
-        for recipe in recipes:
-            for label, configs in plan.configs(plan.adapted(recipe)).items():
-                for config in configs:
-                    needed.setdefault(config, f"{document.name}.{recipe.name}  {label}  seed {config.seed}")
+        for original in recipes:
+            recipe, name = plan.adapted(original), f"{document.name}.{original.name}"
+            for label, tasks in plan.seeded(recipe).items():
+                for task in tasks:
+                    needed.setdefault(task, f"{name}  {label}  seed {task.config.seed}")
+            for label, task in plan.in_pytorch(recipe).items():
+                needed.setdefault(task, f"{name}  {label}  seed {task.config.seed}, in PyTorch")
+            for label, task in plan.in_turn(recipe).items():
+                needed.setdefault(task, f"{name}  {label}  {len(task.configs)} in turn")
     return needed
 
 
-def _run_missing(needed: Mapping[Config, str], plan: Plan, say: Callable[[str], None]) -> None:
-    missing = {config: work(config) for config in needed if not finished(plan.store, config)}
+def _run_missing(needed: Mapping[Task, str], plan: Plan, say: Callable[[str], None]) -> None:
+    missing = {task: work(task) for task in needed if not finished(plan.store, task)}
     if needed:
         say(f"{len(needed)} runs, {len(needed) - len(missing)} of them finished before")
     if missing:
         with progress(missing, needed) as watch:
-            for config, run in perform_all(missing, plan.store, plan.jobs):
-                watch(config, run)
+            for task, run in perform_all(missing, plan.store, plan.jobs):
+                watch(task, run)
 
 
 def _search(document: Document, original: Recipe, plan: Plan, say: Callable[[str], None]) -> Study | None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, pstdev
 
 from tinygrad_cifar.data import CLASSES, Cifar10
-from tinygrad_cifar.recipes.recipe import Recipe, Results, Show
+from tinygrad_cifar.recipes.recipe import Group, Recipe, Results, Show
 from tinygrad_cifar.recipes.store import Run
 from tinygrad_cifar.report import pictures
 from tinygrad_cifar.report.blocks import Block, Figure, Table, Text
@@ -33,6 +33,34 @@ def accuracies(recipe: Recipe, results: Results, data: Cifar10) -> Iterator[Bloc
             rows.append([label, images, "–" if figure is None else f"{figure:.2f}", spread(here), agrees])
     caption = f"Accuracy in per cent; {_seeds(results)}."
     yield Table(("setting", "images", "document", "here", "agree?"), rows, caption, 2)
+
+
+def beside_pytorch(recipe: Recipe, results: Results, runs: Mapping[str, Run]) -> Iterator[Block]:
+    """Accuracies here and in PyTorch, from the same first weights and the same batches."""
+    rows = []
+    for label, setting in recipe.settings.items():
+        if label in runs:
+            for split, name in TITLES.items():
+                best = setting.best and split != "train"
+                here, there = (Group([run]).accuracies(split, best) for run in (results[label][0], runs[label]))
+                rows.append([label, f"{name}, best weights" if best else name, spread(here), spread(there)])
+    if rows:
+        run = next(iter(runs.values()))
+        version = next(run.results["version"] for run in runs.values())
+        caption = f"From the same first weights and the same batches, in per cent; seed {run.config.seed}."
+        yield Table(("setting", "images", "here", f"PyTorch {version}"), rows, caption, 2)
+    elif any(setting.in_pytorch for setting in recipe.settings.values()):
+        yield Text("PyTorch is not installed, so its runs of the same settings are left out (extra `peers`).")
+
+
+def in_turn(recipe: Recipe, runs: Mapping[str, Run]) -> Iterator[Block]:
+    """The final validation accuracy of each training, in the order in which they used the same weights."""
+    if runs:
+        trials = {label: [f"{100 * accuracy:.2f}" for accuracy in run.results["trials"]] for label, run in runs.items()}
+        longest = max(map(len, trials.values()))
+        rows = [[label, *values, *["diverged"] * (longest - len(values))] for label, values in trials.items()]
+        header = ("block", *map(str, range(1, longest + 1)))
+        yield Table(header, rows, "Validation accuracy in per cent, by trial, when weights are never drawn anew.")
 
 
 def verdict(split: str, document: float, here: list[float]) -> str:

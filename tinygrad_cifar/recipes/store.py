@@ -1,4 +1,4 @@
-"""Finished runs on disk, each in a folder of its own that its Config names: what is there is never run again."""
+"""Finished tasks on disk, each in a folder of its own that its settings name: what is there is never run again."""
 
 import csv
 import hashlib
@@ -20,24 +20,46 @@ from typing import Any
 
 from tinygrad_cifar.data import Batches, Cifar10
 from tinygrad_cifar.errors import NonFiniteError
+from tinygrad_cifar.recipes.pytorch import train_in_pytorch
 from tinygrad_cifar.train import Config, Epoch, History, RunFolder, Trainer, Watcher, evaluate, run
 from tinygrad_cifar.train.build import load_data
 from tinygrad_cifar.train.folder import FINAL
 from tinygrad_cifar.train.runs import evaluation_batches, numbers
 
-MEASURED = 50  # epochs after which the test images are measured, at most
+MEASURED = 20  # epochs after which the test images are measured, at most
 DONE = "results.json"  # written last: a folder without it is of a run that was killed
 
 
 @dataclass(frozen=True)
+class Task:
+    """Something to run once: a training.
+
+    Attributes:
+        configs: one; or several, which train the same weights in turn, never drawn anew.
+        in_pytorch: the same in PyTorch, from the same first weights and the same batches, see ``train_in_pytorch``.
+    """
+
+    configs: tuple[Config, ...]
+    in_pytorch: bool = False
+
+    @property
+    def config(self) -> Config:
+        """The last one, which the results are of."""
+        return self.configs[-1]
+
+
+@dataclass(frozen=True)
 class Run:
-    """A finished run, read from its folder."""
+    """A finished task, read from its folder."""
 
     folder: Path
 
     @cached_property
     def results(self) -> dict[str, Any]:
-        """Accuracies, losses and costs of the final and the best weights; "failed", "seconds", "source"."""
+        """Accuracies, losses and costs of the final and the best weights; "failed", "seconds", "source".
+
+        Of trainings in turn also "trials", the final validation accuracy of each; of one in PyTorch its "version".
+        """
         return json.loads((self.folder / DONE).read_text())
 
     @cached_property
@@ -68,28 +90,40 @@ class Run:
         return self.history.columns() | {f"test_{name}": values for name, values in self.test.items()}
 
 
-def folder_of(store: Path, config: Config) -> Path:
-    """The folder in ``store`` of the run of ``config``; where the images lie does not matter."""
-    key = hashlib.sha256(config.with_settings(data=None, synthetic=config.synthetic).to_json().encode()).hexdigest()
-    return store / f"{config.title}-{key[:12]}"
+def folder_of(store: Path, task: Task) -> Path:
+    """The folder in ``store`` of ``task``; where the images lie does not matter."""
+    texts = [config.with_settings(data=None, synthetic=config.synthetic).to_json() for config in task.configs]
+    suffix = "-pytorch" * task.in_pytorch
+    return store / f"{task.config.title}-{hashlib.sha256(''.join(texts).encode()).hexdigest()[:12]}{suffix}"
 
 
-def finished(store: Path, config: Config) -> Run | None:
-    """The run of ``config``, if ``store`` has it."""
-    folder = folder_of(store, config)
+def finished(store: Path, task: Task) -> Run | None:
+    """The run of ``task``, if ``store`` has it."""
+    folder = folder_of(store, task)
     return Run(folder) if (folder / DONE).exists() else None
 
 
-def perform(config: Config, store: Path, data: Cifar10 | None = None) -> Run:
-    """Run ``config`` and store it, a divergence too; what a killed run left is removed first."""
-    data = data or _images(config.data, config.synthetic)
-    folder = folder_of(store, config)
+def perform(task: Task, store: Path, data: Cifar10 | None = None) -> Run:
+    """Run ``task`` and store it, a divergence too; what a killed run left is removed first."""
+    data = data or _images(task.config.data, task.config.synthetic)
+    folder = folder_of(store, task)
     shutil.rmtree(folder, ignore_errors=True)
-    tests = _TestCurve(evaluation_batches(config, data, data.test))
     begin = time.process_time()
-    kept: RunFolder
+    if task.in_pytorch:
+        kept, outcome = RunFolder(folder, task.config), train_in_pytorch(task.config, data)
+    elif len(task.configs) > 1:
+        kept, outcome = RunFolder(folder, task.config), _train_in_turn(task.configs, data)
+    else:
+        kept, outcome = _train(task.config, data, folder)
+    kept.write(DONE, json.dumps(outcome | {"seconds": time.process_time() - begin}, indent=2) + "\n")
+    return Run(folder)
+
+
+def _train(config: Config, data: Cifar10, folder: Path) -> tuple[RunFolder, dict[str, Any]]:
+    """Train, and keep everything but the results, which are returned."""
+    tests = _TestCurve(evaluation_batches(config, data, data.test, prefetch=False))
     try:
-        result = run(config, data=data, watchers=(tests,))
+        result = run(config, data=data, watchers=(tests,), prefetch=False)
         outcome = numbers(result) | {"failed": ""}
         kept = RunFolder(folder, result.config)
         kept.write_weights(FINAL, result.model.state_dict())
@@ -97,29 +131,40 @@ def perform(config: Config, store: Path, data: Cifar10 | None = None) -> Run:
         outcome = {"failed": str(error), "source": data.source, "is_synthetic": data.is_synthetic}
         kept = RunFolder(folder, config)
     kept.write("history.csv", tests.history.to_csv())
-    kept.write(
-        "test.csv", "".join(",".join(map(str, row)) + "\n" for row in [("epoch", "loss", "accuracy"), *tests.rows])
-    )
-    kept.write(DONE, json.dumps(outcome | {"seconds": time.process_time() - begin}, indent=2) + "\n")
-    return Run(folder)
+    rows = [("epoch", "loss", "accuracy"), *tests.rows]
+    kept.write("test.csv", "".join(",".join(map(str, row)) + "\n" for row in rows))
+    return kept, outcome
 
 
-def perform_all(configs: Iterable[Config], store: Path, jobs: int) -> Iterator[tuple[Config, Run | None]]:
-    """Run ``configs`` in ``jobs`` processes of one BLAS thread each; yields each as it begins, and with its Run after.
+def _train_in_turn(configs: Iterable[Config], data: Cifar10) -> dict[str, Any]:
+    """Train the same weights with one configuration after the other."""
+    model, trials, outcome = None, [], dict[str, Any]()
+    try:
+        for config in configs:
+            result = run(config, data=data, model=model, prefetch=False)
+            model, outcome = result.model, numbers(result) | {"failed": ""}
+            trials.append(result.val.accuracy)
+    except NonFiniteError as error:
+        outcome = {"failed": str(error), "source": data.source, "is_synthetic": data.is_synthetic}
+    return outcome | {"trials": trials}
+
+
+def perform_all(tasks: Iterable[Task], store: Path, jobs: int) -> Iterator[tuple[Task, Run | None]]:
+    """Run ``tasks`` in ``jobs`` processes of one BLAS thread each; yields each as it begins, and with its Run after.
 
     When the caller stops, or this process dies, however it dies, so do the processes.
     """
-    waiting = list(configs)
+    waiting = list(tasks)
     os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(waiting)) or 1, context, _begin_worker) as pool:
-        running: dict[Future[Run], Config] = {}
+        running: dict[Future[Run], Task] = {}
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
-                    config = waiting.pop(0)
-                    running[pool.submit(perform, config, store)] = config
-                    yield config, None
+                    task = waiting.pop(0)
+                    running[pool.submit(perform, task, store)] = task
+                    yield task, None
                 for future in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
                     yield running.pop(future), future.result()
         except BaseException:

@@ -136,9 +136,10 @@ def environment() -> dict[str, Any]:
     blas = build["Build Dependencies"]["blas"]
     threads = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
     return {
-        "tinygrad_cifar": _version(),
+        "tinygrad_cifar": _version("tinygrad-cifar", "a checkout that is not installed"),
         "python": platform.python_version(),
         "numpy": np.__version__,
+        "numba": _version("numba", "absent"),  # where it is there, it does Adam's update
         "blas": f"{blas.get('name')} {blas.get('version')}",
         "platform": platform.platform(),
         "processor": _processor(),
@@ -148,11 +149,11 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _version() -> str:
+def _version(package: str, otherwise: str) -> str:
     try:
-        return metadata.version("tinygrad-cifar")
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return "a checkout that is not installed"
+        return otherwise
 
 
 def _processor() -> str:

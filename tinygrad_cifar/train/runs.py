@@ -79,6 +79,7 @@ def run(
     folder: str | os.PathLike[str] | None = None,
     *,
     data: Cifar10 | None = None,
+    model: nn.Module | None = None,
     watchers: tuple[Watcher, ...] = (),
     say: Callable[[str], None] = lambda line: None,
     compile: bool = True,
@@ -92,6 +93,7 @@ def run(
         config: what to run.
         folder: where to keep the run, see ``RunFolder``; without one nothing is written.
         data: the images, if they are loaded already; otherwise ``config`` says where they are.
+        model: a network to train on, instead of a new one.
         watchers: told of each step and epoch, as ``progress()``.
         say: is handed a description of network and data before the training begins, as ``print``.
         compile: replay the steps, as ``Trainer`` does; the results are the same.
@@ -110,7 +112,7 @@ def run(
     elif config.data:
         config = config.with_settings(data=data.source)  # complete, so that it runs again from any folder
     random.manual_seed(config.seed)
-    model = build_model(config)
+    model = model or build_model(config)
     described = _describe(config, model, data, train, val)
     say(described)
     kept = RunFolder(folder, config) if folder is not None else None
@@ -147,11 +149,11 @@ def run(
     return result
 
 
-def evaluation_batches(config: Config, data: Cifar10, split: Split) -> Batches:
+def evaluation_batches(config: Config, data: Cifar10, split: Split, prefetch: bool = True) -> Batches:
     """``split`` in order, standardised with the statistics of the images that ``config`` trains on."""
     train, _ = split_data(config, data)
     standardiser = Standardiser.fit(train.images, config.standardise)
-    return Batches(split, CHUNK, standardiser, config.dtype, shuffle=False)
+    return Batches(split, CHUNK, standardiser, config.dtype, shuffle=False, prefetch=prefetch)
 
 
 def _result(config: Config, trainer: Trainer, data: Cifar10, batches: dict[str, Batches]) -> Result:
