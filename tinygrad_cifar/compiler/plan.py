@@ -29,16 +29,15 @@ def _spread(operations: list[Operation], tracer: Tracer) -> list[Operation]:
     """
     chosen = []
     for op in operations:
-        out = op.out
-        if out and out.dtype.kind == "f" and _elementwise(op) and _contiguous(out):
+        out = op.writes[0] if _elementwise(op) else None
+        if out and out.dtype.kind == "f" and _contiguous(out):
             operands = list(op.operands)
             for n, x in enumerate(operands):
                 meets = type(x) is View and x.shape and x.dtype in (out.dtype, np.dtype(bool))
                 if meets and (x.dtype != out.dtype or x.shape != out.shape):
                     operands[n] = tracer.add(np.empty(out.shape, out.dtype), "planned")
-                    chosen.append(operation(np.ndarray.copy, (x,), (), operands[n], None, op.line))
-            if operands != list(op.operands):
-                op = operation(op.function, tuple(operands), (), out, op.how, op.line)
+                    chosen.append(operation(np.ndarray.copy, (x,), (), "out", (operands[n],), op.line))
+            op = operation(op.function, tuple(operands), (), op.how, op.writes, op.line)
         chosen.append(op)
     return chosen
 
@@ -57,7 +56,11 @@ def _contiguous(view: View) -> bool:
 
 
 def _writes(operations: Iterable[Operation]) -> Counter[int]:
-    return Counter(op.out.root for op in operations if op.out)
+    return Counter(v.root for op in operations for v in op.writes)
+
+
+def _last_writes(operations: list[Operation]) -> dict[int, int]:
+    return {v.root: n for n, op in enumerate(operations) for v in op.writes}
 
 
 def _once(operations: list[Operation], roots: list[Root]) -> list[Operation]:
@@ -66,27 +69,25 @@ def _once(operations: list[Operation], roots: list[Root]) -> list[Operation]:
     """
     kept = {v.root for v in operations[-1].reads}
     writes = _writes(operations)
-    last_write = {op.out.root: n for n, op in enumerate(operations) if op.out}
+    last_write = _last_writes(operations)
     versions: Counter[int] = Counter()
     seen: dict[Any, View] = {}
     same: dict[int, int] = {}
     chosen = []
     for n, op in enumerate(operations):
         if any(v.root in same for v in op.reads):
-            op = operation(op.function, _moved(op.operands, same), _moved(op.kwargs, same), op.out, op.how, op.line)
-        out = op.out
-        if out:
-            alone = roots[out.root].temporary and writes[out.root] == 1 and out.root not in kept
-            if alone and op.how is None and type(op.function) is not Draw:
-                source: Any = op.operands[0] if op.function in COPIES else None
-                stays = type(source) is View and last_write.get(source.root, -1) < n
-                if not stays or source[1:] != out[1:] or roots[source.root].kind == "outside":
-                    key = (op.function, op.operands, op.kwargs, *[versions[v.root] for v in op.reads])
-                    source = seen.setdefault(key, out)
-                if source is not out:
-                    same[out.root] = source.root
-                    continue
-            versions[out.root] += 1
+            op = operation(op.function, _moved(op.operands, same), _moved(op.kwargs, same), op.how, op.writes, op.line)
+        out = op.writes[0] if op.how == "out" and type(op.function) is not Draw else None
+        if out and roots[out.root].temporary and writes[out.root] == 1 and out.root not in kept:
+            source: Any = op.operands[0] if op.function in COPIES else None
+            stays = type(source) is View and last_write.get(source.root, -1) < n
+            if not stays or source[1:] != out[1:] or roots[source.root].kind == "outside":
+                key = (op.function, op.operands, op.kwargs, *[versions[v.root] for v in op.reads])
+                source = seen.setdefault(key, out)
+            if source is not out:
+                same[out.root] = source.root
+                continue
+        versions.update([v.root for v in op.writes])
         chosen.append(op)
     return chosen
 
@@ -105,10 +106,10 @@ def _needed(operations: list[Operation], roots: list[Root]) -> list[Operation]:
     needed: set[int] = set()
     chosen = []
     for op in reversed(operations):
-        if not op.out or type(op.function) is Draw or op.out.root in needed or not roots[op.out.root].temporary:
+        matters = not op.writes or any(v.root in needed or not roots[v.root].temporary for v in op.writes)
+        if matters or type(op.function) is Draw:
             chosen.append(op)
-            needed.update([v.root for v in op.reads])
-            needed.update([op.out.root] if op.out else [])
+            needed.update([v.root for v in (*op.reads, *op.writes)])
     return chosen[::-1]
 
 
@@ -119,10 +120,10 @@ def _guards_first(operations: list[Operation], roots: list[Root]) -> list[Operat
     needed: set[int] = set()
     for n in range(end, -1, -1):
         op = operations[n]
-        if op.function is bool or (op.out and op.out.root in needed):
+        if op.function is bool or any(v.root in needed for v in op.writes):
             cone.add(n)
-            needed.update([v.root for v in (*op.reads, op.out) if v])
-            if type(op.function) is Draw or (op.out and not roots[op.out.root].temporary):
+            needed.update([v.root for v in (*op.reads, *op.writes)])
+            if type(op.function) is Draw or any(not roots[v.root].temporary for v in op.writes):
                 raise CompileError(
                     f"{op.line}: a condition depends on what this line changes or draws, so a replay could not take it "
                     "back. Decide outside of the compiled step."
@@ -146,23 +147,23 @@ def packed(operations: list[Operation], roots: list[Root]) -> tuple[list[Operati
     writes = _writes(operations)
     places: dict[int, tuple[int, int]] = {}
     chosen = []
-    last_write = {op.out.root: n for n, op in enumerate(operations) if op.out}
+    last_write = _last_writes(operations)
     for n, op in enumerate(operations):
         gathers = op.function is np.concatenate and op.kwargs == (("axis", None),)
-        if not (op.out and gathers and roots[op.out.root].kind == "planned" and writes[op.out.root] == 1):
+        vector = op.writes[0].root if gathers else -1
+        if not gathers or roots[vector].kind != "planned" or writes[vector] > 1:
             chosen.append(op)
             continue
         offset = 0
         for source in op.operands[0].parts[0]:
             size, root = _nbytes(source), roots[source.root]
-            whole = root.kind == "planned" and source.offset == 0 and size == root.stop - root.start
+            whole = root.kind == "planned" and source.offset == 0 and size == root.array.nbytes
             if whole and source.root not in places and last_write[source.root] < n and _contiguous(source):
-                places[source.root] = (op.out.root, offset)
+                places[source.root] = (vector, offset)
             else:
-                place = View(
-                    op.out.root, offset, source.shape, np.empty(source.shape, source.dtype).strides, source.dtype
-                )
-                chosen.append(operation(np.copyto, (place, source), (), place, "inside", op.line))
+                strides = np.empty(source.shape, source.dtype).strides
+                place = View(vector, offset, source.shape, strides, source.dtype)
+                chosen.append(operation(np.copyto, (place, source), (), "inside", (place,), op.line))
             offset += size
     return chosen, places
 
@@ -182,7 +183,7 @@ def placed(
     first: dict[int, int] = {}
     last: dict[int, int] = {}
     for n, op in enumerate(operations):
-        for v in (*op.reads, op.out) if op.out else op.reads:
+        for v in (*op.reads, *op.writes):
             number = places[v.root][0] if v.root in places else v.root
             if roots[number].kind == "planned":
                 first.setdefault(number, n)
@@ -191,16 +192,17 @@ def placed(
     last.update(
         {number: len(operations) for number in first if first[number] <= guards}
     )  # a failed guard spoils nothing
-    size = {number: roots[number].stop - roots[number].start for number in first}
+    size = {number: roots[number].array.nbytes for number in first}
     heirs: dict[int, int] = {}  # root -> the one whose memory it goes on with
     ends = dict(last)
     for n, op in enumerate(operations):
-        if op.out and first.get(op.out.root) == n and _elementwise(op):
+        out = op.writes[0] if _elementwise(op) else None
+        if out and first.get(out.root) == n:
             for v in op.reads:
-                dies = last.get(v.root) == n and v.root not in places and v[1:] == op.out[1:]
-                if dies and size[v.root] == size[op.out.root] and all(w == v for w in op.reads if w.root == v.root):
-                    origin = heirs[op.out.root] = heirs.get(v.root, v.root)
-                    ends[origin] = last[op.out.root]
+                dies = last.get(v.root) == n and v.root not in places and v[1:] == out[1:]
+                if dies and size[v.root] == size[out.root] and all(w == v for w in op.reads if w.root == v.root):
+                    origin = heirs[out.root] = heirs.get(v.root, v.root)
+                    ends[origin] = last[out.root]
                     break
     offsets: dict[int, int] = {}
     taken: list[tuple[int, int, int, int]] = []  # start, stop, first, last: by address

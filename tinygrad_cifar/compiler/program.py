@@ -6,13 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.lib.array_utils import byte_bounds
 
 from tinygrad_cifar import random
 from tinygrad_cifar.compiler.plan import packed, placed, simplified
 from tinygrad_cifar.compiler.recording import Recording
-from tinygrad_cifar.compiler.trace import COPIES, Call, Draw, Operation, Root, Scalar, View
-from tinygrad_cifar.tensor import Array, Tensor
+from tinygrad_cifar.compiler.trace import COPIES, Call, Draw, Operation, Root, Scalar, View, piece
+from tinygrad_cifar.tensor import Tensor
 
 if TYPE_CHECKING:
     import graphviz  # type: ignore[import-untyped]
@@ -46,7 +45,7 @@ class Program:
         memory = np.zeros(size + 64, np.uint8)
         start = -memory.__array_interface__["data"][0] % 64
         self.arena = memory[start : start + size]
-        self.outside = {op.out.root for op in operations if op.out and self.roots[op.out.root].kind == "outside"}
+        self.outside = {v.root for op in operations for v in op.writes if self.roots[v.root].kind == "outside"}
         self.lines: list[Line] = []
         for op in operations[:-1]:
             self._write(op)
@@ -86,10 +85,10 @@ class Program:
             if root.name in self._bound:
                 self._arrays[view] = self._local(view, root)
             elif view.root in self._offsets:
-                piece = view._replace(offset=view.offset + self._offsets[view.root])
-                self._arrays[view] = self.name(_window(piece, self.arena), "b")
+                placed_at = view._replace(offset=view.offset + self._offsets[view.root])
+                self._arrays[view] = self.name(piece(placed_at, self.arena), "b")
             else:
-                self._arrays[view] = self.name(_window(view, root.array), "k" if root.kind == "constant" else "w")
+                self._arrays[view] = self.name(piece(view, root.array), "k" if root.kind == "constant" else "w")
         return self._arrays[view]
 
     def _local(self, view: View, root: Root) -> str:
@@ -124,20 +123,20 @@ class Program:
 
     def _filled(self, x: Any, name: str, out: View) -> str:
         """A constant as an array of the result's shape: the loops for maximum are slow where an operand is repeated."""
-        literal = type(x) is Scalar and x.kind or type(x) is View and self.roots[x.root].kind == "constant"
+        literal = (type(x) is Scalar and x.kind) or (type(x) is View and self.roots[x.root].kind == "constant")
         value, count = self.names.get(name), math.prod(out.shape)
         if not literal or count > 1 << 14 or getattr(value, "dtype", None) != out.dtype or value.shape:
             return name
         key = (value.tobytes(), out[2:])
         if key not in self._scalars:
-            self._scalars[key] = self.name(_window(out._replace(offset=0), np.full(count, value)), "k")
+            self._scalars[key] = self.name(piece(out._replace(offset=0), np.full(count, value)), "k")
         return self._scalars[key]
 
     # Lines ----------------------------------------------------------------------------------------------------
 
     def _write(self, op: Operation) -> None:
         """The line of an operation."""
-        function, out = op.function, op.out
+        function, out = op.function, op.writes[0] if op.how == "out" else None
         dtypes = {v.dtype for v in op.reads}
         one = isinstance(function, np.ufunc) and len(dtypes) == 1 and not any(k == "dtype" for k, _ in op.kwargs)
         operands = [self._operand(x, min(dtypes) if one else None) for x in op.operands]
@@ -146,12 +145,12 @@ class Program:
         if function is bool:
             self.lines.append(Line(f"if bool({operands[0]}) is not {op.how}: return MISS", op, False))
             return
-        if function in COPIES and not binds:
+        if function in COPIES and out and not binds:
             code = f"copyto({self._array(out)}, {operands[0]}, 'unsafe')"
         else:
-            if function in (np.maximum, np.minimum):
+            if function in (np.maximum, np.minimum) and out:
                 operands = [self._filled(x, name, out) for x, name in zip(op.operands, operands, strict=True)]
-            if op.how is None and not binds:
+            if out and not binds:
                 positional = isinstance(function, np.ufunc) and not kwargs and function not in (np.maximum, np.minimum)
                 kwargs.append(f"{'' if positional else 'out='}{self._array(out)}")
             code = f"{self.name(function, _title(op, '_'))}({', '.join([*operands, *kwargs])})"
@@ -240,7 +239,7 @@ class Program:
         seconds = self.measure()
         rows = [f"{self} {1e6 * sum(seconds):.0f} us", f"{'us':>8}{'bytes':>10}  {'result':24}{'from':28}line"]
         for (code, op, _), spent in zip(self.lines, seconds, strict=True):
-            v = op and op.out
+            v = op.writes[0] if op and op.writes else None
             size = f"{math.prod(v.shape) * v.dtype.itemsize:,}" if v else ""
             result, line = f"{v.dtype} {v.shape}" if v else "", op.line if op else ""
             rows.append(f"{1e6 * spent:8.2f}{size:>10}  {result:24}{line:28}{' '.join(code.split())[:120]}")
@@ -254,31 +253,15 @@ class Program:
         writers: dict[int, str] = {}  # root -> the operation that wrote there last
         for i, op in enumerate(line.op for line in self.lines):
             if op:
-                shape = f"\n{op.out.shape}" if op.out else ""
+                shape = f"\n{op.writes[0].shape}" if op.writes else ""
                 picture.node(str(i), _title(op, ".") + shape, tooltip=op.line)
                 for number in dict.fromkeys(v.root for v in op.reads):
                     if number not in writers:
                         writers[number] = self.roots[number].name
                         picture.node(writers[number], f"{self.roots[number].kind} {writers[number]}", shape="ellipse")
                     picture.edge(writers[number], str(i))
-                if op.out:
-                    writers[op.out.root] = str(i)
+                writers.update({v.root: str(i) for v in op.writes})
         return picture
-
-
-class _Window:
-    def __init__(self, view: View, owner: Array):
-        self.owner = owner  # stays alive as long as the array does
-        address = byte_bounds(owner)[0] + view.offset
-        self.__array_interface__ = {
-            "data": (address, not owner.flags.writeable), "shape": view.shape, "strides": view.strides,
-            "typestr": view.dtype.str, "version": 3,
-        }  # fmt: skip
-
-
-def _window(view: View, owner: Array) -> Array:
-    """The array that a view describes, in the memory of ``owner``."""
-    return np.asarray(_Window(view, owner))
 
 
 def _title(op: Operation, dot: str) -> str:

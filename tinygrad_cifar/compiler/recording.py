@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from tinygrad_cifar import random
 from tinygrad_cifar.compiler.surroundings import Surroundings
@@ -24,7 +25,6 @@ from tinygrad_cifar.compiler.trace import (
     Traced,
     Tracer,
     View,
-    leaves,
     operation,
 )
 from tinygrad_cifar.errors import CompileError
@@ -56,9 +56,10 @@ class Recording:
         self.cleared: set[Tensor] = set()  # that have no gradient when the step begins
         self.gradients: dict[Tensor, Tensor | None] = {}
         self.before = before
-        outside = [r for r in before.tracer.roots if r.snapshot is not None] if before else []
-        self.earlier = {r.start: r.array.copy(order="K") for r in outside}  # as it is now, before this run
+        outside = [r.array for r in before.tracer.roots if r.snapshot is not None] if before else []
+        self.earlier = {id(array): array.copy(order="K") for array in outside}  # as it is now, before this run
         self._made: dict[Tensor, None] = {}  # by the step itself, or while it ran
+        self._used: set[Tensor] = set()  # of those that were there before
         self._paused = False
         self._step, self._args, self._kwargs = step, args, kwargs
 
@@ -73,9 +74,9 @@ class Recording:
             contiguous = x.flags.c_contiguous or x.flags.f_contiguous
             if not contiguous:
                 self.copied.add(name)
-            if not contiguous or self.tracer.find(x):  # the same memory twice: tell the two apart
                 x = x.copy(order="K")
             self.inputs.append(np.zeros_like(x))
+            x = as_strided(x)  # a root of its own, though it may be a piece of a data set
             return self.tracer.traced(x, "argument", name)
         if type(x) is float:
             self.parameters.append(name)
@@ -98,13 +99,13 @@ class Recording:
                 gradients = [(t, None if g is None else self.tracer.view(g.data)) for t, g in self.gradients.items()]
                 self.results = dict(gradients)
                 told = tuple((id(t), view) for t, view in gradients)
-                self.tracer.operations.append(operation(None, (returned, told), (), None, "end", "what is returned"))
-                return tree(result, _value)
+                self.tracer.operations.append(operation(None, (returned, told), (), "end", (), "the return"))
             finally:
                 streams.update(random._streams)
                 self._paused = True
                 for t in self._made:
                     t.data = np.asarray(t.data)
+        return tree(result, _value)
 
     def _watching(self) -> list[tuple[Any, str, Any]]:
         """What stands in the place of Tensor's attributes, and of the ways out of the world of arrays."""
@@ -144,9 +145,11 @@ class Recording:
         array: Array = vars(tensor)["data"]
         if type(array) is Traced or self._paused:
             return array
-        self.versions.setdefault(tensor, tensor.version[0])
-        for name in ("data", "requires_grad"):
-            self.around.watch(vars(tensor), name, f"the {name} of {tensor.name or 'a tensor'}")
+        if tensor not in self._used:
+            self._used.add(tensor)
+            self.versions.setdefault(tensor, tensor.version[0])
+            for name in ("data", "requires_grad"):
+                self.around.watch(vars(tensor), name, f"the {name} of {tensor.name or 'a tensor'}")
         return self.tracer.traced(array)
 
     def _set_data(self, tensor: Tensor, array: Array) -> None:
@@ -211,7 +214,7 @@ class Recording:
         if isinstance(x, Tensor | np.ndarray):
             array = np.asarray(x.data if isinstance(x, Tensor) else x)
             copy = self.tracer.add(array.copy(order="K"), "bound")
-            self.tracer.record(np.ndarray.copy, (self.tracer.view(array), "K"), {}, copy)
+            self.tracer.record(np.ndarray.copy, (self.tracer.view(array), "K"), {}, "out", copy)
             return Call(Tensor, (copy,)) if isinstance(x, Tensor) else Call(operator.getitem, (copy, ()))
         if type(x) is dict:
             return Call(dict, (tuple((k, self._returned(v)) for k, v in x.items()),))
@@ -238,7 +241,7 @@ class Recording:
         ours, theirs = self.tracer, before.tracer
         for a, b in zip(theirs.operations, ours.operations, strict=False):
             if a != b:
-                _check_numbers(a, b)
+                _check_numbers(a, b, b.line)
                 return f"{b.line} does something else than {a.line} did"
         if len(ours.operations) != len(theirs.operations) or self.rates != before.rates:
             return f"{len(ours.operations)} operations in place of {len(theirs.operations)}"
@@ -249,13 +252,11 @@ class Recording:
 
     def _check_constant(self, before: Root, root: Root, number: int) -> None:
         """Memory from outside: the same in both runs, or made anew with the same contents. Else it is a leak."""
-        same = before.start == root.start
-        then = self.earlier[root.start] if same else before.snapshot
-        if not same:
+        then = self.earlier[id(root.array)] if before.array is root.array else before.snapshot
+        if before.array is not root.array:
             root.kind = "constant"
-        reader = next((op for op in self.tracer.operations if any(v.root == number for v in op.reads)), None)
-        print("unread", root.array.shape, root.array.dtype) if reader is None else 0
-        if reader and not _same_bytes(then, root.snapshot):
+        if not _same_bytes(then, root.snapshot):
+            reader = next(op for op in self.tracer.operations if any(v.root == number for v in op.reads))
             raise CompileError(
                 f"{reader.line}: an array whose values change from call to call enters here, made by operations that "
                 "the recording cannot see (np.asarray, np.array, a file, a generator of one's own). Make it an argument "
@@ -265,7 +266,7 @@ class Recording:
     def operations(self) -> list[Operation]:
         """The operations, with constants that the step itself changes set anew at each replay."""
         anew = []
-        for number in {op.out.root for op in self.tracer.operations if op.out}:
+        for number in {v.root for op in self.tracer.operations for v in op.writes}:
             root = self.tracer.roots[number]
             if root.name in self.copied:
                 raise CompileError(
@@ -275,18 +276,20 @@ class Recording:
                 root.kind, array = "planned", root.array
                 place = View(number, 0, array.shape, array.strides, array.dtype)
                 constant = self.tracer.add(root.snapshot, "constant")
-                anew.append(operation(np.copyto, (place, constant), (), place, "inside", ""))
+                anew.append(operation(np.copyto, (place, constant), (), "inside", (place,), ""))
         return anew + self.tracer.operations
 
 
-def _check_numbers(a: Operation, b: Operation) -> None:
-    """Raise CompileError where a float has changed."""
-    for x, y in zip(leaves((a.operands, a.kwargs)), leaves((b.operands, b.kwargs)), strict=False):
+def _check_numbers(a: Any, b: Any, line: str) -> None:
+    """Raise CompileError where a float among nested operands has changed."""
+    for x, y in zip(a, b, strict=False):
         if type(x) is type(y) is Scalar and x.kind is y.kind is float and x != y:
             raise CompileError(
-                f"{b.line}: the number {x.code} was {y.code} at the next call, and the recording cannot see why. Make "
-                "it an argument of the step (a float, or a 0-d array), or an attribute that optimizer.coefficients reads."
+                f"{line}: the number {x.code} was {y.code} at the next call, and the recording cannot see why. Make it "
+                "an argument of the step (a float, or a 0-d array), or an attribute that optimizer.coefficients reads."
             )
+        if type(x) in (tuple, Call) and type(y) in (tuple, Call):
+            _check_numbers(x, y, line)
 
 
 def _same_bytes(a: Any, b: Any) -> bool:

@@ -10,12 +10,10 @@ import functools
 import operator
 import os
 import sys
-from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.lib.array_utils import byte_bounds
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from tinygrad_cifar import random
@@ -48,29 +46,29 @@ class Call(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """``out = function(*operands, **kwargs)``."""
+    """``function(*operands, **kwargs)``."""
 
     function: Any
     operands: tuple[Any, ...]
     kwargs: tuple[tuple[str, Any], ...]
-    out: View | None
-    how: Any  # None: out takes the result; "inside": the function itself changes out; a bool: a guard of that truth
-    line: str
+    how: Any  # "out": writes[0] takes the result; "inside": writes are operands; a bool: a guard of that truth; "end"
+    writes: tuple[View, ...]
     reads: tuple[View, ...]
+    line: str  # of the user's code
 
 
-def operation(function: Any, operands: Any, kwargs: Any, out: View | None, how: Any, line: str) -> Operation:
-    return Operation(function, operands, kwargs, out, how, line, tuple(x for x in leaves((operands, kwargs))
-                                                                       if type(x) is View))  # fmt: skip
+def operation(function: Any, operands: Any, kwargs: Any, how: Any, writes: tuple[View, ...], line: str) -> Operation:
+    return Operation(function, operands, kwargs, how, writes, tuple(views(kwargs, views(operands, []))), line)
 
 
-def leaves(x: Any) -> Iterable[Any]:
-    """What nested operands are made of."""
-    if type(x) is tuple or type(x) is Call:
-        for i in x:
-            yield from leaves(i)
-    else:
-        yield x
+def views(nested: Any, found: list[View]) -> list[View]:
+    """The views among nested operands, appended to those found before."""
+    for x in nested:
+        if type(x) is View:
+            found.append(x)
+        elif type(x) is tuple or type(x) is Call:
+            views(x, found)
+    return found
 
 
 class Root:
@@ -81,15 +79,21 @@ class Root:
     as a parameter; "constant" was made by the step and is the same at each call.
     """
 
-    def __init__(self, array: Array, kind: str, name: str = ""):
+    def __init__(self, array: Array, kind: str, name: str):
         self.array, self.kind, self.name = array, kind, name
-        self.start, self.stop = byte_bounds(array)
         self.snapshot: Array | None = None  # what was there first, where nobody knows who made it
 
     @property
     def temporary(self) -> bool:
         """Whether the program itself makes the memory, so that nobody else sees it."""
         return self.kind in ("planned", "bound", "constant")
+
+
+def piece(view: View, memory: Array) -> Array:
+    """The array that a view describes, in the memory of its root or in another one."""
+    return np.ndarray(
+        view.shape, view.dtype, memory if memory.flags.c_contiguous else memory.T, view.offset, view.strides
+    )
 
 
 class Number(NDArrayOperatorsMixin):
@@ -144,7 +148,7 @@ class Draws:
         if fills:
             args, kwargs = (), {k: v for k, v in given.items() if k == "dtype"}
         out = self._tracer.add(array, "planned" if fills else "bound")
-        self._tracer.record(Draw(self._stream, name), self._tracer.encode(args), kwargs, out)
+        self._tracer.record(Draw(self._stream, name), self._tracer.encode(args), kwargs, "out", out)
         return array.view(Traced)
 
 
@@ -263,8 +267,7 @@ class Tracer:
     def __init__(self) -> None:
         self.operations: list[Operation] = []
         self.roots: list[Root] = []
-        self._starts: list[int] = []  # of the roots' memory, sorted,
-        self._sorted: list[int] = []  # and the roots' numbers in that order
+        self._numbers: dict[int, int] = {}  # id of an array that owns memory -> the number of its root
         self.pinned: dict[str, float] = {}  # numbers that Python code looked at, by their code
         self.refusal = ""  # the first thing that a replay could not do
 
@@ -284,11 +287,10 @@ class Tracer:
 
     def add(self, array: Array, kind: str, name: str = "") -> View:
         """The memory of an array as a new root."""
-        root = Root(array, kind, name or f"r{len(self.roots)}")
-        i = bisect_right(self._starts, root.start)
-        self._starts.insert(i, root.start)
-        self._sorted.insert(i, len(self.roots))
-        self.roots.append(root)
+        if not array.flags.forc:
+            self.refuse("an array that is not contiguous comes from outside. Use a copy of it: x.copy().")
+        self._numbers[id(array)] = len(self.roots)
+        self.roots.append(Root(array, kind, name or f"r{len(self.roots)}"))
         return View(len(self.roots) - 1, 0, array.shape, array.strides, array.dtype)
 
     def traced(self, array: Array, kind: str = "outside", name: str = "") -> Traced:
@@ -299,14 +301,14 @@ class Tracer:
 
     def find(self, array: Array) -> View | None:
         """Which piece of which memory an array is, if that is known."""
-        address = array.__array_interface__["data"][0]
-        i = bisect_right(self._starts, address) - 1
-        if i < 0:
-            return None
-        number = self._sorted[i]
-        if address >= max(self.roots[number].stop, self._starts[i] + 1):
-            return None
-        return View(number, address - self._starts[i], array.shape, array.strides, array.dtype)
+        owner: Any = array
+        while (number := self._numbers.get(id(owner))) is None:
+            owner = getattr(owner, "base", None)
+            if owner is None:
+                return None
+        whole = array.shape == owner.shape and array.strides == owner.strides
+        offset = 0 if whole else _address(array) - _address(owner)
+        return View(number, offset, array.shape, array.strides, array.dtype)
 
     def view(self, array: Array) -> View:
         """Which piece of which memory an operand is."""
@@ -341,31 +343,24 @@ class Tracer:
             return Call(slice, self.encode((x.start, x.stop, x.step)))
         return self.view(np.asarray(x)) if isinstance(x, np.ndarray | np.generic) else x
 
-    def record(self, function: Any, operands: Any, kwargs: dict[str, Any], out: View | None, how: Any = None) -> None:
-        told = [(k, self.encode(v)) for k, v in kwargs.items() if k not in _UNSAID or v is not _UNSAID[k]]
-        self.operations.append(operation(function, operands, tuple(told), out, how, where()))
+    def record(self, function: Any, operands: Any, kwargs: dict[str, Any], how: Any, *writes: View) -> None:
+        told = tuple([(k, self.encode(v)) for k, v in kwargs.items() if k not in _UNSAID or v is not _UNSAID[k]])
+        self.operations.append(operation(function, operands, told, how, writes, where()))
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Do it, and write it down. The result's memory tells what happened: a view is no operation."""
-        if function in _ABOUT_SHAPE:
-            return function(*_plain(args), **_plain(kwargs))
         name = getattr(function, "__name__", str(function))
         if function in _REORDERING:
             self.refuse(f"np.{name} {_REORDERS}")
-        if kwargs.get("out") is not None:
-            out = kwargs.pop("out")
-            out = out[0] if isinstance(out, tuple) else out
+        changes = (0,) if function in _INSIDE or name == "at" else getattr(function, "changes", ())
+        if changes:
             operands = self.encode(args)
-            if self.find(out) is None and _owner(out).nbytes == out.nbytes and "where" not in kwargs:
-                self.add(_owner(out), "planned")  # made by the step and filled as a whole: a buffer like any other
-            self.record(function, operands, kwargs, self.view(out))
-            function(*_plain(args), **_plain(kwargs), out=_plain(out))
-            return out
-        if function in _INSIDE or name == "at":
-            operands = self.encode(args)
-            self.record(function, operands, kwargs, operands[0], "inside")
-            return function(*_plain(args), **_plain(kwargs))
+            self.record(function, operands, kwargs, "inside", *[operands[i] for i in changes])
+        elif kwargs.get("out") is not None:
+            return self._into(function, args, kwargs)
         result = function(*_plain(args), **_plain(kwargs))
+        if changes or function in _ABOUT_SHAPE:
+            return result
         if function is operator.getitem and isinstance(result, np.generic):
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
             result = _plain(args[0])[(*_plain(index), ...)]  # a view of the one entry
@@ -376,12 +371,23 @@ class Tracer:
         result = np.asarray(result)
         if self.find(result) is None or not result.size:
             operands = self.encode(args)
-            self.record(function, operands, kwargs, self.add(result, _kind(function, result)))
+            self.record(function, operands, kwargs, "out", self.add(result, _kind(function, result)))
         return result.view(Traced)
+
+    def _into(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call with ``out=``."""
+        out = kwargs.pop("out")
+        out = out[0] if isinstance(out, tuple) else out
+        operands = self.encode(args)
+        if self.find(out) is None and _owner(out).nbytes == out.nbytes and "where" not in kwargs:
+            self.add(_owner(out), "planned")  # made by the step and filled as a whole: a buffer like any other
+        self.record(function, operands, kwargs, "out", self.view(out))
+        function(*_plain(args), **_plain(kwargs), out=_plain(out))
+        return out
 
     def guard(self, condition: Array) -> bool:
         truth = bool(_plain(condition))
-        self.record(bool, (self.view(condition),), {}, None, truth)
+        self.record(bool, (self.view(condition),), {}, truth)
         return truth
 
 
@@ -394,11 +400,16 @@ def _kind(function: Any, result: Array) -> str:
     takes = function.nout == 1 if isinstance(function, np.ufunc) else (
         function in _TAKE_OUT or (isinstance(owner, np.ufunc) and function.__name__ in ("reduce", "accumulate"))
     )  # fmt: skip
-    start, stop = byte_bounds(result)
-    return "planned" if takes and not result.dtype.hasobject and stop - start == result.nbytes else "bound"
+    return "planned" if takes and not result.dtype.hasobject and result.flags.forc else "bound"
+
+
+def _address(array: Array) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 def _owner(array: Array) -> Array:
-    while isinstance(array.base, np.ndarray):
-        array = array.base
-    return array
+    owner, base = array, array.base
+    while base is not None:
+        owner, base = (base if isinstance(base, np.ndarray) else owner), getattr(base, "base", None)
+    return owner
