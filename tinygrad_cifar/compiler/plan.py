@@ -6,7 +6,7 @@ is dropped are operations that nobody needs or that were done before; what chang
 
 import math
 from bisect import insort
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -70,7 +70,7 @@ def _once(operations: list[Operation], roots: list[Root]) -> list[Operation]:
     kept = {v.root for v in operations[-1].reads}
     writes = _writes(operations)
     last_write = _last_writes(operations)
-    versions: Counter[int] = Counter()
+    versions: defaultdict[int, int] = defaultdict(int)
     seen: dict[Any, View] = {}
     same: dict[int, int] = {}
     chosen = []
@@ -87,7 +87,8 @@ def _once(operations: list[Operation], roots: list[Root]) -> list[Operation]:
             if source is not out:
                 same[out.root] = source.root
                 continue
-        versions.update([v.root for v in op.writes])
+        for v in op.writes:
+            versions[v.root] += 1
         chosen.append(op)
     return chosen
 

@@ -156,7 +156,7 @@ class Traced(np.ndarray[Any, Any]):
     """An array that reports to the tracer what is done with it. Outside a recording it is an array like any other."""
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        if any(isinstance(x, Operators) for x in (*inputs, *kwargs.get("out", ()))):
+        if [x for x in (*inputs, *kwargs.get("out", ())) if isinstance(x, Operators)]:
             return NotImplemented
         return _call(ufunc if method == "__call__" else getattr(ufunc, method), inputs, kwargs)
 
@@ -258,7 +258,7 @@ def where() -> str:
     frame: Any = sys._getframe(1)
     while frame.f_back and frame.f_code.co_filename.startswith(_OURS):
         frame = frame.f_back
-    return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+    return f"{frame.f_code.co_filename.rpartition(os.sep)[2]}:{frame.f_lineno}"
 
 
 class Tracer:
@@ -306,7 +306,7 @@ class Tracer:
             owner = getattr(owner, "base", None)
             if owner is None:
                 return None
-        whole = array.shape == owner.shape and array.strides == owner.strides
+        whole = array.nbytes == owner.nbytes and array.flags.forc
         offset = 0 if whole else _address(array) - _address(owner)
         return View(number, offset, array.shape, array.strides, array.dtype)
 
@@ -349,7 +349,7 @@ class Tracer:
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Do it, and write it down. The result's memory tells what happened: a view is no operation."""
-        name = getattr(function, "__name__", str(function))
+        name = getattr(function, "__name__", "the function")
         if function in _REORDERING:
             self.refuse(f"np.{name} {_REORDERS}")
         changes = (0,) if function in _INSIDE or name == "at" else getattr(function, "changes", ())
