@@ -4,7 +4,6 @@ The operations keep their order and are exactly those of the step, so a replay's
 is dropped are operations that nobody needs or that were done before; what changes is where results lie.
 """
 
-import math
 from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_cifar.compiler.trace import COPIES, Call, Draw, Operation, Root, Tracer, View, operation
+from tinygrad_cifar.compiler.trace import COPIES, Call, Draw, Operation, Root, Tracer, View, operation, piece
 from tinygrad_cifar.errors import CompileError
 
 ALIGNMENT = 64  # bytes: a cache line
@@ -30,12 +29,13 @@ def _spread(operations: list[Operation], tracer: Tracer) -> list[Operation]:
     chosen = []
     for op in operations:
         out = op.writes[0] if _elementwise(op) else None
-        if out and out.dtype.kind == "f" and _contiguous(out):
+        if out and out.dtype.kind == "f":
             operands = list(op.operands)
             for n, x in enumerate(operands):
                 meets = type(x) is View and x.shape and x.dtype in (out.dtype, np.dtype(bool))
                 if meets and (x.dtype != out.dtype or x.shape != out.shape):
-                    operands[n] = tracer.add(np.empty(out.shape, out.dtype), "planned")
+                    full = np.empty_like(piece(out, tracer.roots[out.root].array))
+                    operands[n] = tracer.add(full, "planned")
                     chosen.append(operation(np.ndarray.copy, (x,), (), "out", (operands[n],), op.line))
             op = operation(op.function, tuple(operands), (), op.how, op.writes, op.line)
         chosen.append(op)
@@ -44,15 +44,6 @@ def _spread(operations: list[Operation], tracer: Tracer) -> list[Operation]:
 
 def _elementwise(op: Operation) -> bool:
     return isinstance(op.function, np.ufunc) and op.function.signature is None and not op.kwargs
-
-
-def _contiguous(view: View) -> bool:
-    step = view.dtype.itemsize
-    for length, stride in zip(view.shape[::-1], view.strides[::-1], strict=True):
-        if stride != step:
-            return False
-        step *= length
-    return True
 
 
 def _writes(operations: Iterable[Operation]) -> Counter[int]:
@@ -143,39 +134,7 @@ def last_guard(operations: list[Operation]) -> int:
 # Buffers --------------------------------------------------------------------------------------------------------
 
 
-def packed(operations: list[Operation], roots: list[Root]) -> tuple[list[Operation], dict[int, tuple[int, int]]]:
-    """Results that are only gathered into one vector are written there at once: {root: (vector's root, offset)}."""
-    writes = _writes(operations)
-    places: dict[int, tuple[int, int]] = {}
-    chosen = []
-    last_write = _last_writes(operations)
-    for n, op in enumerate(operations):
-        gathers = op.function is np.concatenate and op.kwargs == (("axis", None),)
-        vector = op.writes[0].root if gathers else -1
-        if not gathers or roots[vector].kind != "planned" or writes[vector] > 1:
-            chosen.append(op)
-            continue
-        offset = 0
-        for source in op.operands[0].parts[0]:
-            size, root = _nbytes(source), roots[source.root]
-            whole = root.kind == "planned" and source.offset == 0 and size == root.array.nbytes
-            if whole and source.root not in places and last_write[source.root] < n and _contiguous(source):
-                places[source.root] = (vector, offset)
-            else:
-                strides = np.empty(source.shape, source.dtype).strides
-                place = View(vector, offset, source.shape, strides, source.dtype)
-                chosen.append(operation(np.copyto, (place, source), (), "inside", (place,), op.line))
-            offset += size
-    return chosen, places
-
-
-def _nbytes(view: View) -> int:
-    return math.prod(view.shape) * view.dtype.itemsize
-
-
-def placed(
-    operations: list[Operation], roots: list[Root], places: dict[int, tuple[int, int]]
-) -> tuple[dict[int, int], int]:
+def placed(operations: list[Operation], roots: list[Root]) -> tuple[dict[int, int], int]:
     """An offset in one arena for every planned root, and the arena's size.
 
     Roots that are never needed at the same time may lie in the same place; the largest chooses first. An elementwise
@@ -185,10 +144,9 @@ def placed(
     last: dict[int, int] = {}
     for n, op in enumerate(operations):
         for v in (*op.reads, *op.writes):
-            number = places[v.root][0] if v.root in places else v.root
-            if roots[number].kind == "planned":
-                first.setdefault(number, n)
-                last[number] = n
+            if roots[v.root].kind == "planned":
+                first.setdefault(v.root, n)
+                last[v.root] = n
     guards = last_guard(operations)
     last.update(
         {number: len(operations) for number in first if first[number] <= guards}
@@ -200,7 +158,7 @@ def placed(
         out = op.writes[0] if _elementwise(op) else None
         if out and first.get(out.root) == n:
             for v in op.reads:
-                dies = last.get(v.root) == n and v.root not in places and v[1:] == out[1:]
+                dies = last.get(v.root) == n and v[1:] == out[1:]
                 if dies and size[v.root] == size[out.root] and all(w == v for w in op.reads if w.root == v.root):
                     origin = heirs[out.root] = heirs.get(v.root, v.root)
                     ends[origin] = last[out.root]
@@ -217,5 +175,4 @@ def placed(
         offsets[number] = start
         insort(taken, (start, start + length, first[number], ends[number]))
     offsets.update({number: offsets[origin] for number, origin in heirs.items()})
-    offsets.update({number: offsets[vector] + offset for number, (vector, offset) in places.items()})
     return offsets, max((stop for _, stop, _, _ in taken), default=0)

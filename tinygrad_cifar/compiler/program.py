@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tinygrad_cifar import random
-from tinygrad_cifar.compiler.plan import packed, placed, simplified
+from tinygrad_cifar.compiler.plan import placed, simplified
 from tinygrad_cifar.compiler.recording import Recording
 from tinygrad_cifar.compiler.trace import COPIES, Call, Draw, Operation, Root, Scalar, View, piece
+from tinygrad_cifar.errors import CompileError
 from tinygrad_cifar.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -33,15 +34,14 @@ class Program:
     def __init__(self, recording: Recording):
         self.roots = recording.tracer.roots
         self.parameters, self.inputs = recording.parameters, recording.inputs
-        self.names: dict[str, Any] = {"ndarray": np.ndarray, "MISS": MISS, "copyto": np.copyto, "copy": np.ndarray.copy,
+        self.names: dict[str, Any] = {"ndarray": np.ndarray, "MISS": MISS, "copyto": np.copyto, 
                                       "nan": np.nan, "inf": np.inf}  # fmt: skip
         self._named = {id(value): name for name, value in self.names.items()}
         self._arrays: dict[View, str] = {}
         self._bound = {root.name for root in self.roots if root.kind == "argument"}  # local variables by now
         self._scalars: dict[tuple[str, Any], str] = {}
-        operations = recording.operations()
-        operations, packs = packed(simplified(operations, recording.tracer), self.roots)
-        self._offsets, size = placed(operations, self.roots, packs)
+        operations = simplified(recording.operations(), recording.tracer)
+        self._offsets, size = placed(operations, self.roots)
         memory = np.zeros(size + 64, np.uint8)
         start = -memory.__array_interface__["data"][0] % 64
         self.arena = memory[start : start + size]
@@ -99,6 +99,10 @@ class Program:
         if view.offset == 0 and view[2:] == (base.T.shape, base.T.strides, base.dtype):
             code = f"{root.name}.T"
         else:
+            if not base.flags.forc:
+                raise CompileError(
+                    "the step takes an argument to pieces that is not contiguous; pass a contiguous one."
+                )
             flat = root.name if base.flags.c_contiguous else f"{root.name}.T"
             code = f"ndarray({view.shape}, {self.name(view.dtype, 'd')}, {flat}, {view.offset}, {view.strides})"
         name = f"{root.name}_{len(self._arrays)}"
@@ -209,7 +213,6 @@ class Program:
         lines += [
             f"{name}[()] = {x.code}" for (x, _), name in self._scalars.items() if type(x) is Scalar and not x.kind
         ]
-        lines += [f"{name} = copy({name}, 'K')" for name in recording.copied]
         return [Line(code, None, code[0] == "c") for code in lines]
 
     # Looking at it --------------------------------------------------------------------------------------------

@@ -49,7 +49,6 @@ class Recording:
         self.tracer, self.around = Tracer(), Surroundings()
         self.parameters: list[str] = []
         self.inputs: list[Any] = []  # the arguments that are arrays and floats
-        self.copied: set[str] = set()  # arguments that are not contiguous
         self.rates: list[tuple[Optimizer, Slot, int]] = []  # the optimisers' numbers: at which of the slot's updates
         self.counts: dict[Slot, int] = {}  # updates before
         self.versions: dict[Tensor, int] = {}
@@ -71,17 +70,13 @@ class Recording:
         name = f"a{len(self.parameters)}"
         if type(x) is np.ndarray:
             self.parameters.append(name)
-            contiguous = x.flags.c_contiguous or x.flags.f_contiguous
-            if not contiguous:
-                self.copied.add(name)
-                x = x.copy(order="K")
             self.inputs.append(np.zeros_like(x))
             x = as_strided(x)  # a root of its own, though it may be a piece of a data set
             return self.tracer.traced(x, "argument", name)
         if type(x) is float:
             self.parameters.append(name)
             self.inputs.append(x)
-            return Number(x, name, self.tracer)
+            return Number(x, name)
         self.around.reach(x)
         return x
 
@@ -131,7 +126,7 @@ class Recording:
 
         class Streams(dict[str, Any]):
             def __getitem__(self, name: str) -> Any:
-                return Draws(super().__getitem__(name), name, tracer)
+                return Draws(super().__getitem__(name), name)
 
         return [
             (Tensor, "data", property(self._data, self._set_data)),
@@ -199,13 +194,12 @@ class Recording:
             code, slot = f"c{len(self.rates)}", segment.slots[0]
             self.rates.append((optimizer, slot, segment.steps - self.counts[slot]))
             values = optimizer.coefficients(segment.steps)
-            numbers: Any = {name: Number(v, f"{code}[{name!r}]", self.tracer) for name, v in values.items()}
+            numbers: Any = {name: Number(v, f"{code}[{name!r}]") for name, v in values.items()}
             blocks = []
             for block in segment.blocks:
                 weights, scratch, *state = map(self.tracer.traced, (block.weights, block.scratch, *block.state))
-                gradient = self.tracer.traced(np.empty_like(block.gradient), "planned")
-                traced = replace(block, weights=weights, scratch=scratch, state=tuple(state), gradient=gradient)
-                blocks.append(traced)
+                gradient = self.tracer.traced(block.gradient)
+                blocks.append(replace(block, weights=weights, scratch=scratch, state=tuple(state), gradient=gradient))
             traced_segment = replace(segment, blocks=tuple(blocks))
             optimizer.apply(traced_segment, traced_segment.gradient(), numbers)
 
@@ -268,10 +262,6 @@ class Recording:
         anew = []
         for number in {v.root for op in self.tracer.operations for v in op.writes}:
             root = self.tracer.roots[number]
-            if root.name in self.copied:
-                raise CompileError(
-                    "the step changes an argument in place that is not contiguous; pass a contiguous one."
-                )
             if root.kind == "constant":
                 root.kind, array = "planned", root.array
                 place = View(number, 0, array.shape, array.strides, array.dtype)

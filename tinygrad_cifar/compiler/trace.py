@@ -103,18 +103,19 @@ class Number(NDArrayOperatorsMixin):
     value only.
     """
 
-    def __init__(self, value: float, code: str, tracer: "Tracer"):
-        self.value, self.code, self.tracer = value, code, tracer
+    def __init__(self, value: float, code: str):
+        self.value, self.code = value, code
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         if any(isinstance(x, Operators) for x in inputs):
             return NotImplemented
         if any(isinstance(x, np.ndarray) for x in inputs):
-            return self.tracer.call(getattr(ufunc, method) if method != "__call__" else ufunc, inputs, kwargs)
+            return _call(ufunc if method == "__call__" else getattr(ufunc, method), inputs, kwargs)
         return getattr(ufunc, method)(*[float(x) if isinstance(x, Number) else x for x in inputs], **kwargs).item()
 
     def __float__(self) -> float:
-        self.tracer.pinned[self.code] = self.value
+        if _tracer:
+            _tracer.pinned[self.code] = self.value
         return self.value
 
     def __bool__(self) -> bool:
@@ -134,22 +135,19 @@ class Draw(NamedTuple):
 class Draws:
     """A random generator whose draws are recorded."""
 
-    def __init__(self, generator: np.random.Generator, stream: str, tracer: "Tracer"):
-        self._generator, self._stream, self._tracer = generator, stream, tracer
+    def __init__(self, generator: np.random.Generator, stream: str):
+        self._generator, self._stream = generator, stream
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._generator, name)
-        return functools.partial(self._draw, name, method) if callable(method) else method
+        return functools.partial(_drawn, getattr(self._generator, name), Draw(self._stream, name))
 
-    def _draw(self, name: str, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        array = np.asarray(method(*args, **kwargs))
-        given = dict(zip(("size", "dtype"), args, strict=False)) | kwargs
-        fills = name in ("random", "standard_normal") and given.keys() <= {"size", "dtype"}
-        if fills:
-            args, kwargs = (), {k: v for k, v in given.items() if k == "dtype"}
-        out = self._tracer.add(array, "planned" if fills else "bound")
-        self._tracer.record(Draw(self._stream, name), self._tracer.encode(args), kwargs, "out", out)
-        return array.view(Traced)
+
+def _drawn(method: Callable[..., Any], draw: Draw, *args: Any, **kwargs: Any) -> Any:
+    array = np.asarray(method(*args, **kwargs))
+    if _tracer:
+        out = _tracer.add(array, "planned" if draw.method in ("random", "standard_normal") else "bound")
+        _tracer.record(draw, _tracer.encode(args), kwargs, "out", out)
+    return array.view(Traced)
 
 
 class Traced(np.ndarray[Any, Any]):
@@ -180,41 +178,21 @@ class Traced(np.ndarray[Any, Any]):
         self[...] = value
 
 
-def _method(name: str, refusal: str = "") -> Callable[..., Any]:
+def _method(name: str) -> Callable[..., Any]:
     function = getattr(np.ndarray, name)
-
-    def method(self: Traced, *args: Any, **kwargs: Any) -> Any:
-        if refusal and _tracer:
-            _tracer.refuse(f"{name} {refusal}")
-            return function(_plain(self), *args, **kwargs)
-        return _call(function, (self, *args), kwargs)
-
-    return method
+    return lambda self, *args, **kwargs: _call(function, (self, *args), kwargs)
 
 
-_LEAVES = (
-    "takes a value out of the arrays while the step is recorded, and a replay would repeat today's value. Return it "
-    "from the step as an array or Tensor and read it there, or leave the step uncompiled."
-)
-_REORDERS = "changes an array in a way that is not recorded. Use a NumPy function that returns a new array."
-
-for _names, _why in [
-    ("argmax argmin argsort take dot flatten ravel nonzero repeat choose compress trace searchsorted conj conjugate "
-     "diagonal argpartition copy astype reshape", ""),
-    ("item tolist tobytes __float__ __int__ __index__ __complex__ __contains__", _LEAVES),
-    ("sort partition put resize byteswap setfield", _REORDERS),
-]:  # fmt: skip
-    for _name in _names.split():
-        setattr(Traced, _name, _method(_name, _why))
-
-# NumPy functions written in Python whose parts are recorded in their place; others are one operation each.
-_DECOMPOSED = {
-    np.sum, np.mean, np.var, np.std, np.max, np.min, np.amax, np.amin, np.prod, np.any, np.all, np.clip, np.round,
-    np.cumsum,
-}  # fmt: skip
+_REDUCTIONS = ["sum", "mean", "var", "std", "max", "min", "prod", "any", "all", "clip", "round"]
+_DECOMPOSED = {np.amax, np.amin, *[getattr(np, name) for name in _REDUCTIONS]}  # made of ufuncs, which are recorded
+_CONVERSIONS = ["__float__", "__int__", "__index__", "__complex__", "__contains__"]
 _ABOUT_SHAPE = {np.shape, np.ndim, np.size, np.may_share_memory, np.shares_memory, np.result_type, np.can_cast,
                 np.iscomplexobj, np.isrealobj, np.broadcast_shapes}  # fmt: skip
-_REORDERING = {np.put, np.place, np.putmask, np.put_along_axis, np.fill_diagonal}
+for _name in dir(np.ndarray):
+    if _name in _CONVERSIONS or (_name[0] != "_" and _name not in (*_REDUCTIONS, "view", "fill")):
+        if callable(getattr(np.ndarray, _name)):
+            setattr(Traced, _name, _method(_name))
+
 _INSIDE = {operator.setitem, np.copyto}  # functions that change their first operand, as do ufunc.at
 COPIES = {np.ndarray.copy, np.ndarray.astype}
 _TAKE_OUT = {np.concatenate, np.matmul, *COPIES}
@@ -287,7 +265,7 @@ class Tracer:
 
     def add(self, array: Array, kind: str, name: str = "") -> View:
         """The memory of an array as a new root."""
-        if not array.flags.forc:
+        if kind == "outside" and not array.flags.forc:
             self.refuse("an array that is not contiguous comes from outside. Use a copy of it: x.copy().")
         self._numbers[id(array)] = len(self.roots)
         self.roots.append(Root(array, kind, name or f"r{len(self.roots)}"))
@@ -349,10 +327,11 @@ class Tracer:
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Do it, and write it down. The result's memory tells what happened: a view is no operation."""
-        name = getattr(function, "__name__", "the function")
-        if function in _REORDERING:
-            self.refuse(f"np.{name} {_REORDERS}")
-        changes = (0,) if function in _INSIDE or name == "at" else getattr(function, "changes", ())
+        changes = (
+            (0,)
+            if function in _INSIDE or getattr(function, "__name__", "") == "at"
+            else getattr(function, "changes", ())
+        )
         if changes:
             operands = self.encode(args)
             self.record(function, operands, kwargs, "inside", *[operands[i] for i in changes])
@@ -365,8 +344,7 @@ class Tracer:
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
             result = _plain(args[0])[(*_plain(index), ...)]  # a view of the one entry
         if not isinstance(result, np.ndarray | np.generic):
-            several = isinstance(result, tuple | list)
-            self.refuse(f"{name} {'returns several arrays, which is not recorded.' if several else _LEAVES}")
+            self.refuse(f"{getattr(function, '__name__', function)} {_CHANGES if result is None else _LEAVES}")
             return result
         result = np.asarray(result)
         if self.find(result) is None or not result.size:
@@ -391,6 +369,11 @@ class Tracer:
         return truth
 
 
+_LEAVES = (
+    "gives something that is no array while the step is recorded, and a replay would repeat today's value. Return an "
+    "array or Tensor from the step and read it there, or leave the step uncompiled."
+)
+_CHANGES = "changes an array in a way that is not recorded. Use a NumPy function that returns a new array."
 _UNSAID = {"dtype": None, "where": True}  # NumPy's defaults, which some of its functions pass on
 
 
