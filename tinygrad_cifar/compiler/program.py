@@ -166,19 +166,21 @@ class Program:
 
     def _end(self, recording: Recording, op: Operation) -> None:
         """What a step leaves behind beside arrays, and what it returns."""
+        gradients: list[Any] = []
         code = []
         for tensor, view in recording.results.items():
-            new = "None"
-            if view:
-                array = self._array(view)
-                kept = array in self.names  # the program's own memory, so that the Tensor can always be the same
-                new = self.name(Tensor(self.names[array]), "g") if kept else f"{self.name(Tensor, 'f')}({array})"
-            code.append(f"{self.name(tensor, 'x')}.grad = {new}")
-        for slot, before in recording.counts.items():
-            code.append(f"{self.name(slot, 'x')}.steps += {slot.steps - before}")
-        for tensor, version in recording.versions.items():
-            if tensor.version[0] > version:
-                code.append(f"{self.name(tensor, 'x')}.version[0] += {tensor.version[0] - version}")
+            array = self._array(view) if view else ""
+            if view and array not in self.names:
+                code.append(f"{self.name(tensor, 'x')}.grad = {self.name(Tensor, 'f')}({array})")
+            else:  # the program's own memory: the Tensor can always be the same
+                gradients.append((tensor, Tensor(self.names[array]) if view else None))
+        versions = [(t.version, t.version[0] - before) for t, before in recording.versions.items()]
+        self.names["gradients"] = gradients
+        self.names["steps"] = [(slot, slot.steps - before) for slot, before in recording.counts.items()]
+        self.names["versions"] = [(version, count) for version, count in versions if count]
+        code.append("for tensor, gradient in gradients: tensor.grad = gradient")
+        code.append("for slot, count in steps: slot.steps += count")
+        code.append("for version, count in versions: version[0] += count")
         self.lines += [Line(text, None, False) for text in [*code, f"return {self._operand(op.operands[0])}"]]
 
     def _guards(self, recording: Recording) -> list[Line]:
@@ -203,8 +205,9 @@ class Program:
             looks.append(f"*{self.name(vars(module), 'x')}.values()")
             expected += vars(module).values()
         guards = [f"[{', '.join(looks)}] != {self.name(expected, 'expected')}", *single]
-        guards += [f"{self.name(tensor, 'x')}.grad is not None" for tensor in recording.cleared]
+        self.names["cleared"] = list(recording.cleared)
         lines = [f"try:\n        if {' or '.join(guards)}: return MISS\n    except (KeyError, ValueError): return MISS"]
+        lines.append("for tensor in cleared:\n        if tensor.grad is not None: return MISS")
         for k, (optimizer, slot, ahead) in enumerate(recording.rates):
             numbers = f"{self.name(optimizer, 'x')}.coefficients({self.name(slot, 'x')}.steps + {ahead})"
             lines.append(f"c{k} = {numbers}")

@@ -11,7 +11,19 @@ from tinygrad_cifar.nn.module import Module
 from tinygrad_cifar.optim.optimizer import Optimizer
 from tinygrad_cifar.tensor import Tensor
 
-_PLAIN = (int, float, str, bytes, bool, type(None), np.ndarray, np.generic, types.ModuleType, type, np.random.Generator)
+_PLAIN = (
+    Tensor,
+    int,
+    float,
+    str,
+    bytes,
+    type(None),
+    np.ndarray,
+    np.generic,
+    types.ModuleType,
+    type,
+    np.random.Generator,
+)
 _CLOSED = ("numpy", "tinygrad_cifar.compiler")  # what these packages make is not looked into
 
 
@@ -60,7 +72,7 @@ class Surroundings:
                 self.places[id(held), name] = place._replace(value=place.now())
 
     def watch_all(self, thing: Any) -> list[Any]:
-        names = [name for name in vars(thing) if isinstance(thing, Module | Optimizer) or name in self._names]
+        names = vars(thing) if isinstance(thing, Module | Optimizer) else self._names & vars(thing).keys()
         return [self.watch(vars(thing), name, f"{type(thing).__name__}.{name}") for name in names]
 
     def reach(self, step: Any, *others: Any) -> None:
@@ -68,7 +80,7 @@ class Surroundings:
         stack = [step, *others]
         while stack:
             thing = stack.pop()
-            if id(thing) in self._seen or isinstance(thing, (*_PLAIN, Tensor)):
+            if id(thing) in self._seen or isinstance(thing, _PLAIN):
                 continue
             self._seen[id(thing)] = thing
             if isinstance(thing, types.FunctionType):
