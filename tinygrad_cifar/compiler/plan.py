@@ -66,7 +66,7 @@ def _once(operations: list[Operation], roots: list[Root]) -> list[Operation]:
     same: dict[int, int] = {}
     chosen = []
     for n, op in enumerate(operations):
-        if any(v.root in same for v in op.reads):
+        if same and any(v.root in same for v in op.reads):
             op = operation(op.function, _moved(op.operands, same), _moved(op.kwargs, same), op.how, op.writes, op.line)
         out = op.writes[0] if op.how == "out" and type(op.function) is not Draw else None
         if out and roots[out.root].temporary and writes[out.root] == 1 and out.root not in kept:

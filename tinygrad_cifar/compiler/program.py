@@ -157,7 +157,8 @@ class Program:
             if out and not binds:
                 positional = isinstance(function, np.ufunc) and not kwargs and function not in (np.maximum, np.minimum)
                 kwargs.append(f"{'' if positional else 'out='}{self._array(out)}")
-            code = f"{self.name(function, _title(op, '_'))}({', '.join([*operands, *kwargs])})"
+            name = self._named.get(id(function)) or self.name(function, _title(op, "_"))
+            code = f"{name}({', '.join([*operands, *kwargs])})"
         if binds:
             name = self.roots[out.root].name
             self._bound.add(name)

@@ -58,7 +58,7 @@ class Recording:
         outside = [r.array for r in before.tracer.roots if r.snapshot is not None] if before else []
         self.earlier = {id(array): array.copy(order="K") for array in outside}  # as it is now, before this run
         self._made: dict[Tensor, None] = {}  # by the step itself, or while it ran
-        self._used: set[Tensor] = set()  # of those that were there before
+        self._used: dict[Tensor, Traced] = {}  # the data of those that were there before
         self._paused = False
         self._step, self._args, self._kwargs = step, args, kwargs
 
@@ -141,11 +141,11 @@ class Recording:
         if type(array) is Traced or self._paused:
             return array
         if tensor not in self._used:
-            self._used.add(tensor)
             self.versions.setdefault(tensor, tensor.version[0])
             for name in ("data", "requires_grad"):
                 self.around.watch(vars(tensor), name, f"the {name} of {tensor.name or 'a tensor'}")
-        return self.tracer.traced(array)
+            self._used[tensor] = self.tracer.traced(array)
+        return self._used[tensor]
 
     def _set_data(self, tensor: Tensor, array: Array) -> None:
         held = vars(tensor)
