@@ -233,9 +233,9 @@ def _origin(document: Document, recipes: Sequence[Recipe], plan: Plan) -> str:
     options = " --quick" * plan.quick + (f" --repeats {plan.repeats}" if plan.repeats else "")
     return (
         f"Made by `tinygrad-cifar reproduce {names}{options}` with tinygrad_cifar {here['tinygrad_cifar']}, Python "
-        f"{here['python']}, NumPy {here['numpy']} ({here['blas']}) and numba {here['numba']} on {here['processor']}, one "
-        "BLAS thread a run. Accuracies are of the final weights in evaluation mode, in per cent, where nothing else is "
-        "said."
+        f"{here['python']}, NumPy {here['numpy']} ({here['blas']}) and numba {here['numba']} on {here['processor']}, "
+        "one BLAS thread a run. Accuracies are of the final weights in evaluation mode, in per cent, where nothing "
+        "else is said."
     )
 
 
