@@ -33,7 +33,7 @@ docs: $(VENV)/.installed-docs  ## the documentation in site/, strictly and offli
 	$(RUN) mkdocs build --strict --quiet
 	@! grep -rE '<(script|link rel="(stylesheet|preconnect)")[^>]*"https?:' site --include='*.html' || (echo "the pages load something from the web"; exit 1)
 
-notebook: $(VENV)/.installed-docs  ## docs/tour.ipynb, from docs/tour.md; have Graphviz's dot, for the picture
+notebook: $(VENV)/.installed-docs $(VENV)/.installed-test  ## docs/tour.ipynb, from docs/tour.md; have Graphviz's dot, for the picture
 	$(VENV)/bin/python docs/notebook.py
 
 peers: $(VENV)/.installed-peers  ## PyTorch, JAX, autograd and MyGrad, for comparisons in tests and benchmarks

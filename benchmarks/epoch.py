@@ -2,16 +2,20 @@
 
 Here the images lie in memory as uint8 and are gathered, scaled and standardised on the way; in PyTorch they lie
 ready as floats and are indexed by a permutation. ``steps`` has its batches ready, ``loop`` fetches them, ``training``
-also has the schedule, the penalty, the figures of every step and the validation, as ``Trainer`` has.
+also has the schedule, the penalty, the figures of every step and the validation, as ``Trainer`` has. What the data
+cost is what ``loop`` takes longer than ``steps``: measured eager and compiled, with BLAS's threads as they are and
+with one, in turns.
 """
 
 import dataclasses
 import importlib
 import json
+import os
 import statistics
 
 from benchmarks import harness
 from benchmarks.networks import NETWORKS, Network
+from tinygrad_cifar.data.batches import BLAS_THREADS
 
 EXAMPLES = """\
   python -m benchmarks.epoch                       45,000 images through the 3-layer network
@@ -19,8 +23,8 @@ EXAMPLES = """\
   python -m benchmarks.epoch --network wide-bn --json epoch.json
 """
 
-PROGRAMS = ("tinygrad_cifar steps", "tinygrad_cifar loop", "torch_eager loop",
-            "tinygrad_cifar training", "torch_eager training")  # fmt: skip
+OURS = ("tinygrad_cifar steps", "tinygrad_cifar loop", "tinygrad_cifar compiled_steps", "tinygrad_cifar compiled_loop")
+PROGRAMS = (*OURS, "torch_eager loop", "tinygrad_cifar training", "torch_eager training")
 
 
 def program(name: str, network: dict, images: int):
@@ -30,10 +34,10 @@ def program(name: str, network: dict, images: int):
     return getattr(module, kind)(Network(**network), images)
 
 
-def measure(network: Network, images: int, rounds: int) -> tuple[dict, dict]:
+def measure(names: tuple[str, ...], network: Network, images: int, rounds: int) -> tuple[dict, dict]:
     """({program: seconds of every epoch}, {program: why it was skipped})."""
     settings = {"network": dataclasses.asdict(network), "images": images}
-    workers = {name: harness.Worker("benchmarks.epoch:program", name=name, **settings) for name in PROGRAMS}
+    workers = {name: harness.Worker("benchmarks.epoch:program", name=name, **settings) for name in names}
     skipped = {name: worker.skipped for name, worker in workers.items() if worker.skipped}
     live = {name: worker for name, worker in workers.items() if not worker.skipped}
     times = harness.interleave(live, rounds, seconds=0, blocks=1)
@@ -46,9 +50,19 @@ def rows(times: dict[str, list[float]]) -> list[list[str]]:
     medians = {name: statistics.median(of) for name, of in times.items()}
     result = []
     for name, seconds in medians.items():
-        peer = medians.get(f"torch_eager {name.split()[1]}")
+        peer = medians.get(f"torch_eager {name.split()[1].removeprefix('compiled_')}")
         result.append([name, f"{seconds:.3f}", f"{seconds / peer:.2f}" if peer else "–"])
     return result
+
+
+def data_cost(times: dict[str, list[float]]) -> str:
+    """What fetching the batches adds to the steps, the median over the rounds."""
+
+    def added(kind: str) -> float:
+        bare, loop = times[f"tinygrad_cifar {kind}steps"], times[f"tinygrad_cifar {kind}loop"]
+        return statistics.median(after / before for before, after in zip(bare, loop, strict=True)) - 1
+
+    return f"data cost {added(''):+.1%} over the bare eager steps, {added('compiled_'):+.1%} over the compiled ones"
 
 
 def main() -> None:
@@ -57,15 +71,18 @@ def main() -> None:
     arguments = parser.parse_args()
     environment = harness.environment()
     network, images = NETWORKS[arguments.network], 9_000 if arguments.quick else 45_000
-    times, skipped = measure(network, images, harness.effort(arguments)["rounds"])
+    rounds = harness.effort(arguments)["rounds"]
+    times, skipped = measure(PROGRAMS, network, images, rounds)
+    os.environ |= dict.fromkeys(BLAS_THREADS, "1")  # for the workers that start now
+    one_thread, _ = measure(OURS, network, images, rounds)
     print(harness.markdown(["program", "s an epoch", "over torch_eager"], rows(times)))
-    bare, loop = (statistics.median(times[f"tinygrad_cifar {kind}"]) for kind in ("steps", "loop"))
-    print(f"\ndata cost {loop / bare - 1:+.1%} on top of the bare steps")
+    print(f"\nthreads as they are: {data_cost(times)}\none BLAS thread: {data_cost(one_thread)}")
     for name, reason in skipped.items():
         print(f"\nskipped {name}: {reason}")
     print(f"\n{network}; {images:,} images; {harness.describe(environment)}")
     if arguments.json:
-        record = {"environment": environment, "network": str(network), "images": images, "seconds": times}
+        record = {"environment": environment, "network": str(network), "images": images,
+                  "seconds": times, "seconds_one_thread": one_thread}  # fmt: skip
         arguments.json.write_text(json.dumps(record, indent=1))
 
 

@@ -7,6 +7,7 @@ for its end.
 
 import argparse
 import datetime
+import functools
 import importlib
 import importlib.metadata
 import json
@@ -19,13 +20,20 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("numpy", "numba", "tinygrad_cifar", "torch", "jax", "autograd", "mygrad")
+COLOURS = {
+    "limit": "#222222", "numpy_hand": "#999999", "torch_eager": "#e69f00", "torch_compile": "#d55e00",
+    "jax_jit": "#cc79a7", "autograd": "#f0e442", "mygrad": "#009e73",
+    "tinygrad_cifar_eager": "#56b4e9", "tinygrad_cifar_compile": "#0072b2",
+}  # fmt: skip
+"""Of the programs in every picture: Okabe & Ito's, ours the blues."""
 
 
 class Worker:
-    """One program in its own process. ``skipped`` says why it cannot run, or is None."""
+    """One program in its own process, which starts while the caller goes on."""
 
     def __init__(self, target: str, **settings: object) -> None:
         command = [sys.executable, "-m", "benchmarks.harness", target, json.dumps(settings)]
@@ -34,11 +42,16 @@ class Worker:
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, text=True
         )
-        self.skipped: str | None = self._read().get("skipped")
+
+    @functools.cached_property
+    def skipped(self) -> str | None:
+        """Why the program cannot run, or None; known when it is ready, so the first look waits for that."""
+        return self._read().get("skipped")
 
     def measure(self, seconds: float, blocks: int) -> list[float]:
         """Seconds per run in each of ``blocks`` blocks of about ``seconds``, after a warm-up of one block."""
         assert self.process.stdin is not None
+        assert self.skipped is None
         self.process.stdin.write(json.dumps([seconds, blocks]) + "\n")
         self.process.stdin.flush()
         return self._read()["times"]
@@ -90,12 +103,22 @@ def repeats(run: Callable[[int], object], seconds: float) -> int:
 
 def interleave(workers: dict[str, Worker], rounds: int, seconds: float, blocks: int, pause: float = 0.2) -> dict:
     """Per worker the median of every round, in seconds per run: {name: [round 1, round 2, ...]}."""
-    medians: dict[str, list[float]] = {name: [] for name in workers}
+    found: dict[str, list[float]] = {name: [] for name in workers}
     for _ in range(rounds):
         for name, worker in workers.items():
             time.sleep(pause)  # lets the previous program's threads fall asleep
-            medians[name].append(statistics.median(worker.measure(seconds, blocks)))
-    return medians
+            found[name].append(statistics.median(worker.measure(seconds, blocks)))
+    return found
+
+
+def fresh(program: str) -> str:
+    """What a few lines of Python print in a process that starts for them."""
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def medians(times: dict[str, list[float]]) -> dict[str, float]:
+    return {name: statistics.median(of) for name, of in times.items()}
 
 
 def environment() -> dict:
@@ -110,11 +133,27 @@ def environment() -> dict:
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1),
+        "load": round(load(), 1),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "versions": versions,
     }
+
+
+def load() -> float:
+    """How many cores other work keeps busy, over a second; no average of the past, which would count our own."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return os.getloadavg()[0]
+
+    def jiffies() -> tuple[int, int]:
+        counts = [int(count) for count in stat.read_text().splitlines()[0].split()[1:9]]
+        return sum(counts), counts[3] + counts[4]  # all; idle and waiting for a disk
+
+    total, idle = jiffies()
+    time.sleep(1)
+    total, idle = (after - before for after, before in zip(jiffies(), (total, idle), strict=True))
+    return (os.cpu_count() or 1) * (1 - idle / total)
 
 
 def cpu_model() -> str:
@@ -143,6 +182,14 @@ def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def save(picture: Any, path: Path) -> None:
+    """Write a picture; an SVG has the same bytes for the same figures, so that a commit shows what changed."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": path.stem}):
+        picture.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
 def parser(description: str, examples: str) -> argparse.ArgumentParser:
     """The options that every benchmark has."""
     result = argparse.ArgumentParser(
@@ -159,6 +206,13 @@ def effort(arguments: argparse.Namespace) -> dict:
     if arguments.quick:
         return {"rounds": 2, "seconds": 0.05, "blocks": 3}
     return {"rounds": arguments.rounds, "seconds": 0.1, "blocks": 5}
+
+
+def deliver(arguments: argparse.Namespace, record: dict, summary: str) -> None:
+    """Print what was found, and write all of it where --json says."""
+    print(summary)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

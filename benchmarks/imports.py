@@ -3,9 +3,7 @@
 ``python -m benchmarks.imports``; the difference to ``import numpy`` is the project's own part.
 """
 
-import json
 import statistics
-import subprocess
 import sys
 
 from benchmarks import harness
@@ -19,14 +17,9 @@ LOADED = """import sys; before = set(sys.modules); import tinygrad_cifar
 print(*(name for name in set(sys.modules) - before if getattr(sys.modules[name], "__file__", None)))"""
 
 
-def fresh(program: str) -> str:
-    command = [sys.executable, "-c", program]
-    return subprocess.run(command, cwd=harness.ROOT, capture_output=True, text=True, check=True).stdout
-
-
 def third_party() -> list[str]:
     """Top-level modules from outside the standard library and the project that the import loads."""
-    top = {name.split(".")[0] for name in fresh(LOADED).split()}
+    top = {name.split(".")[0] for name in harness.fresh(LOADED).split()}
     return sorted(top - set(sys.stdlib_module_names) - {"tinygrad_cifar"})
 
 
@@ -35,18 +28,17 @@ def main() -> None:
     environment = harness.environment()
     times: dict[str, list[float]] = {"numpy": [], "tinygrad_cifar": []}
     for name in times:
-        fresh(CLOCK.format(name))  # files into the disk cache, byte code compiled
+        harness.fresh(CLOCK.format(name))  # files into the disk cache, byte code compiled
     for _ in range(2 if arguments.quick else arguments.rounds):
         for name, of in times.items():
-            of.append(float(fresh(CLOCK.format(name))))
+            of.append(float(harness.fresh(CLOCK.format(name))))
     medians = {name: statistics.median(of) for name, of in times.items()}
     own = medians["tinygrad_cifar"] - medians["numpy"]
     rows = [[name, f"{seconds * 1e3:.0f}"] for name, seconds in {**medians, "the difference": own}.items()]
-    print(harness.markdown(["import", "ms"], rows))
-    print(f"\nthird-party modules loaded: {', '.join(third_party())}")
-    print(f"\n{harness.describe(environment)}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"environment": environment, "seconds": times}, indent=1))
+    table = harness.markdown(["import", "ms"], rows)
+    loaded = f"third-party modules loaded: {', '.join(third_party())}"
+    record = {"environment": environment, "seconds": times}
+    harness.deliver(arguments, record, f"{table}\n\n{loaded}\n\n{harness.describe(environment)}")
 
 
 if __name__ == "__main__":

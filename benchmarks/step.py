@@ -8,9 +8,9 @@ skipped.
 import argparse
 import dataclasses
 import itertools
-import json
-import statistics
+import math
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks import harness
@@ -25,11 +25,12 @@ EXAMPLES = """\
 """
 
 
-def timed_program(name: str, network: dict):
+def timed_program(name: str, network: dict, check_dtype: str | None = None):
     """In the worker: the program, checked against the step written by hand, as ``run(n)``."""
     description = Network(**network)
     if name != "limit":
-        check(losses(name, description), losses("numpy_hand", description), description.dtype)
+        checked = dataclasses.replace(description, dtype=check_dtype or description.dtype)
+        check(losses(name, checked), losses("numpy_hand", checked), checked.dtype)
     program = load(name, description)
     ready = itertools.cycle([program.prepare(x, labels) for x, labels in batches(description)])
 
@@ -47,10 +48,10 @@ def check(got: list[float], expected: list[float], dtype: str) -> None:
         raise SkipProgramError(f"computes something else: losses {got}, by hand {expected}")
 
 
-def measure(network: Network, programs: list[str], effort: dict) -> tuple[dict, dict]:
+def measure(network: Network, programs: Iterable[str], effort: dict, **settings: str) -> tuple[dict, dict]:
     """({program: seconds of every round}, {program: why it was skipped}) for one network."""
-    settings = dataclasses.asdict(network)
-    workers = {name: harness.Worker("benchmarks.step:timed_program", name=name, network=settings) for name in programs}
+    settings |= {"network": dataclasses.asdict(network)}
+    workers = {name: harness.Worker("benchmarks.step:timed_program", name=name, **settings) for name in programs}
     skipped = {name: worker.skipped for name, worker in workers.items() if worker.skipped}
     times = harness.interleave({n: w for n, w in workers.items() if n not in skipped}, **effort)
     for worker in workers.values():
@@ -58,11 +59,17 @@ def measure(network: Network, programs: list[str], effort: dict) -> tuple[dict, 
     return times, skipped
 
 
-def tables(results: dict[str, dict[str, list[float]]], programs: list[str]) -> str:
+def summary(record: dict) -> str:
+    """The record of a run as Markdown: tables, what was skipped and why, and where it was measured."""
+    skipped = [f"skipped {name}: {reason}" for name, reason in record["skipped"].items()]
+    where = f"{record['dtype']}; {harness.describe(record['environment'])}"
+    return "\n\n".join([tables(record["seconds"]), *skipped, where])
+
+
+def tables(results: dict[str, dict[str, list[float]]]) -> str:
     """Medians in microseconds, then the ratios to the limit and to PyTorch eager."""
-    medians = {
-        network: {name: statistics.median(times) for name, times in of.items()} for network, of in results.items()
-    }
+    medians = {network: harness.medians(times) for network, times in results.items()}
+    programs = programs_of(results)
     parts = []
     for title, base in (("µs a step", None), ("over the limit", "limit"), ("over torch_eager", "torch_eager")):
         if base and not all(base in of for of in medians.values()):
@@ -72,31 +79,37 @@ def tables(results: dict[str, dict[str, list[float]]], programs: list[str]) -> s
     return "\n\n".join(parts)
 
 
+def programs_of(results: dict[str, dict[str, list[float]]]) -> list[str]:
+    """Those that ran on any network, in the order of ``PROGRAMS``."""
+    return [name for name in PROGRAMS if any(name in of for of in results.values())]
+
+
 def cell(medians: dict[str, float], name: str, base: str | None) -> str:
     if name not in medians:
         return "–"
     return f"{medians[name] / medians[base]:.2f}" if base else f"{medians[name] * 1e6:,.0f}"
 
 
-def plot(results: dict[str, dict[str, list[float]]], programs: list[str], path: Path) -> None:
+def plot(record: dict, path: Path) -> None:
     """Bars of time over the limit, a group a network."""
-    import matplotlib
+    from tinygrad_cifar.viz.figure import INK, Picture, plain
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    names = [name for name in programs if name != "limit"]
-    figure, axes = plt.subplots(figsize=(12, 4.5), layout="constrained")
+    medians = {network: harness.medians(times) for network, times in record["seconds"].items()}
+    names = [name for name in programs_of(record["seconds"]) if name != "limit"]
+    picture = Picture(12, 4.5)
+    axes = picture.add_subplot()
     for i, name in enumerate(names):
-        places = [g + (i - (len(names) - 1) / 2) * 0.8 / len(names) for g in range(len(results))]
-        heights = [
-            statistics.median(of[name]) / statistics.median(of["limit"]) if name in of else 0 for of in results.values()
-        ]
-        axes.bar(places, heights, 0.8 / len(names), label=name)
-    axes.axhline(1, color="black", linewidth=1)
-    axes.set(xticks=range(len(results)), xticklabels=list(results), ylabel="time of a step / limit", yscale="log")
-    axes.legend(fontsize="small", ncols=2)
-    figure.savefig(path)
+        places = [g + (i - (len(names) - 1) / 2) * 0.8 / len(names) for g in range(len(medians))]
+        heights = [of[name] / of["limit"] if name in of else math.nan for of in medians.values()]
+        axes.bar(places, heights, 0.8 / len(names), label=name, color=harness.COLOURS[name])
+    axes.axhline(1, color=INK, linewidth=1)
+    labels = [network.replace(" ", "\n", 1) for network in medians]
+    axes.set(xticks=range(len(medians)), xticklabels=labels, ylabel="time of a step / limit", yscale="log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    plain(axes)
+    axes.tick_params(axis="x", labelsize=9)
+    picture.legend(loc="outside upper center", fontsize="small", ncols=len(names), frameon=False)
+    harness.save(picture, path)
 
 
 def main() -> None:
@@ -117,15 +130,10 @@ def main() -> None:
         print(f"{network} ...", file=sys.stderr, flush=True)
         results[str(network)], skipped = measure(network, arguments.programs, harness.effort(arguments))
         all_skipped |= {f"{name} on {network}": reason for name, reason in skipped.items()}
-    print(tables(results, arguments.programs))
-    for name, reason in all_skipped.items():
-        print(f"\nskipped {name}: {reason}")
-    print(f"\n{arguments.dtype}; {harness.describe(environment)}")
-    if arguments.json:
-        record = {"environment": environment, "dtype": arguments.dtype, "seconds": results, "skipped": all_skipped}
-        arguments.json.write_text(json.dumps(record, indent=1))
+    record = {"environment": environment, "dtype": arguments.dtype, "seconds": results, "skipped": all_skipped}
+    harness.deliver(arguments, record, summary(record))
     if arguments.plot:
-        plot(results, arguments.programs, arguments.plot)
+        plot(record, arguments.plot)
 
 
 def names_from(known):

@@ -1,4 +1,4 @@
-"""The command line: ``tinygrad-cifar train | data | evaluate | graph | check``.
+"""The command line: ``tinygrad-cifar train | data | evaluate | graph | bench | reproduce | check | search``.
 
 What is heavy is imported by the command that needs it, so that ``--help`` is quick.
 """
@@ -260,6 +260,21 @@ def graph(
     for warning in caught:
         print(warning.message, file=sys.stderr)
     print(f"wrote {written}")
+
+
+@app.command(epilog="Example: tinygrad-cifar bench --hidden 50,50 --batch-norm --batch-size 100")
+@with_settings("Network", "Optimiser")
+def bench(
+    config: Config,
+    explain: Annotated[bool, typer.Option("--explain", help="also the compiled step, line by line with times")] = False,
+) -> None:
+    """Time a training step on this machine: eager, compiled, and the matrix products that it cannot do without."""
+    from tinygrad_cifar.train.bench import bench as measure
+
+    result = measure(config)
+    print(result)
+    if explain:
+        print(f"\n{result.program}")
 
 
 @app.command(epilog="Example: tinygrad-cifar reproduce a3.bn-3layer --quick")

@@ -19,6 +19,7 @@ from tinygrad_cifar.tensor import (
     UNCOUNTED,
     Array,
     Node,
+    Op,
     Tensor,
     _Mode,
     _wrap,
@@ -153,10 +154,10 @@ def _walk(
                 g = _hooked(node, g)
             if node in ends:
                 found[node] = _copy(g)
-            if wanted is not None and node not in wanted:
-                continue
             parents = node.parents
             if wanted is not None:
+                if node not in wanted:
+                    continue
                 parents = tuple(p if p in wanted or p in ends else None for p in parents)
             gradients = _rule(node, g, parents, create_graph)
             if type(gradients) not in _SEQUENCES or len(gradients) < len(parents):
@@ -171,9 +172,11 @@ def _walk(
                         gradient = gradient()
                     if gradient is None:
                         continue
-                    fits = type(parent) is Node and type(gradient) is np.ndarray and gradient.shape == parent.shape
+                    fits = type(gradient) is np.ndarray and gradient.shape == parent.shape
                     if not fits or gradient.dtype is not parent.dtype or _Mode.detecting:
-                        gradient = _checked(node, i, parent, gradient, g)
+                        gradient = _checked(node, i, parent, gradient)
+                    if type(parent) is not Node and _shared(gradient, g, node.op):
+                        gradient = gradient.copy()
                     arrive(parent, gradient)
             if not retain:
                 node.saved = node.kept = node.out = None
@@ -210,7 +213,10 @@ def _rule(node: Node, g: Any, parents: Sequence[Place | None], create_graph: boo
             f"backward reached {op.name} {node.shape} a second time, but its saved values were freed by the first "
             "walk. Compute the result again, or pass retain_graph=True to the first walk."
         )
-    if sum([c[0] for c in node.counters]) != node.expected:
+    now = 0
+    for counter in node.counters:
+        now += counter[0]
+    if now != node.expected:
         raise _mutation(node)
     if op.rule is None:
         raise GraphError(f"op {op.name} has no gradient rule; write one under @{op.name}.gradient.")
@@ -253,7 +259,7 @@ def _through_twin(node: Node, g: Any, parents: Sequence[Place | None]) -> list[A
     return [None if p is None else next(found) for p in parents]
 
 
-def _checked(node: Node, i: int, parent: Place, gradient: Any, above: Any) -> Any:
+def _checked(node: Node, i: int, parent: Place, gradient: Any) -> Any:
     """What a rule returned for input i, with broadcasting undone, and checked against that input."""
     shape, dtype = parent.shape, getattr(gradient, "dtype", None)
     if dtype is not parent.dtype and (dtype is None or dtype != parent.dtype):  # NumPy: None == dtype(float)
@@ -267,13 +273,16 @@ def _checked(node: Node, i: int, parent: Place, gradient: Any, above: Any) -> An
         gradient = sum_to(gradient, shape)
     if _Mode.detecting and not np.isfinite(unwrap(gradient)).all():
         raise NonFiniteError(f"{_where(node, i)} the rule is the first to return a gradient that is not finite.")
-    if isinstance(parent, Tensor) and isinstance(gradient, np.ndarray):
-        # A leaf keeps what it is given. What shares memory with another gradient is copied; so is what a user's
-        # rule returned, since it may be anything.
-        base = gradient if gradient.base is None else gradient.base
-        if node.op.custom or base is above or base is above.base or not gradient.flags.writeable:
-            return gradient.copy()
     return gradient
+
+
+def _shared(gradient: Any, above: Any, op: Op) -> bool:
+    """Whether a leaf, which keeps what it is given, needs a copy: the memory may be another gradient's too, or, from
+    a user's rule, anybody's."""
+    if not isinstance(gradient, np.ndarray):
+        return False
+    base = gradient if gradient.base is None else gradient.base
+    return op.custom or base is above or base is above.base or not gradient.flags.writeable
 
 
 def _broadcasts(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
@@ -310,7 +319,7 @@ def _seed(output: Tensor, gradient: Operand | None) -> Tensor:
                 f"backward starts from a scalar, not from shape {output.shape}. Reduce it first (.mean()), or pass "
                 "the gradient from above: backward(gradient)."
             )
-        return _wrap(np.ones(output.shape, output.dtype))
+        return _wrap(np.array(1, output.dtype, ndmin=output.ndim))
     if isinstance(gradient, Tensor):
         seed = gradient if gradient.requires_grad else Tensor(gradient.data.copy())
     else:

@@ -44,9 +44,13 @@ _new = object.__new__
 _NUMBERS = {bool, int, float}  # Python's numbers take the dtype of the array beside them
 
 
-class _Mode:
-    recording = True
-    detecting = False  # detect_anomaly: look for inf and nan after every op
+class _Modes:
+    def __init__(self) -> None:
+        self.recording = True
+        self.detecting = False  # detect_anomaly: look for inf and nan after every op
+
+
+_Mode = _Modes()  # an instance: to set an attribute of a class empties Python's caches of it
 
 
 @contextlib.contextmanager
@@ -170,8 +174,9 @@ class Op:
             if isinstance(x, Tensor):
                 array = x.data
                 recorded = recorded or x.requires_grad
-                if array.dtype is dtype or dtype is None:
+                if dtype is None:
                     dtype = array.dtype
+                if array.dtype is dtype:
                     arrays.append(array)
                     continue
             elif type(x) in _NUMBERS:

@@ -1,5 +1,8 @@
 """Epochs in this project. Each function returns ``run(n)``, which does n epochs and returns the last step's loss."""
 
+import functools
+
+import tinygrad_cifar as tg
 from benchmarks.images import VALIDATION, splits
 from benchmarks.networks import Network, batches
 from benchmarks.programs.tinygrad_cifar_eager import OPTIMIZERS, model_of, prepare, step_of
@@ -8,9 +11,9 @@ from tinygrad_cifar.optim import schedules
 from tinygrad_cifar.train import Trainer
 
 
-def steps(network: Network, images: int, shuffle: bool = True):
+def steps(network: Network, images: int, shuffle: bool = True, compiled: bool = False):
     """As many steps as an epoch has, on batches that lie ready."""
-    step = step_of(network)
+    step = tg.compile(step_of(network)) if compiled else step_of(network)
     ready = [prepare(x, labels) for x, labels in batches(network)]
 
     def run(epochs: int) -> float:
@@ -21,9 +24,9 @@ def steps(network: Network, images: int, shuffle: bool = True):
     return run
 
 
-def loop(network: Network, images: int, shuffle: bool = True):
+def loop(network: Network, images: int, shuffle: bool = True, compiled: bool = False):
     """The steps on ``Batches``."""
-    step = step_of(network)
+    step = tg.compile(step_of(network)) if compiled else step_of(network)
     train, _, standardiser = splits(images)
     data = Batches(train, network.batch, standardiser, network.dtype, shuffle=shuffle, drop_last=True)
 
@@ -34,6 +37,10 @@ def loop(network: Network, images: int, shuffle: bool = True):
         return loss.item()
 
     return run
+
+
+compiled_steps = functools.partial(steps, compiled=True)
+compiled_loop = functools.partial(loop, compiled=True)
 
 
 def training(network: Network, images: int, shuffle: bool = True):

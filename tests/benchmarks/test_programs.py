@@ -74,17 +74,25 @@ def test_a_worker_measures_and_says_why_it_skips() -> None:
     assert all(time > 0 for time in times)
 
     absent = Worker("benchmarks.step:timed_program", name="no_such_program", network=settings)
-    absent.close()
     assert "no_such_program" in (absent.skipped or "")
+    absent.close()
 
 
 def test_the_tables_give_medians_and_ratios() -> None:
     from benchmarks.step import tables
 
-    text = tables({"net": {"limit": [1e-4, 2e-4, 3e-4], "torch_eager": [4e-4]}}, ["limit", "torch_eager", "jax_jit"])
+    times = {"limit": [1e-4, 2e-4, 3e-4], "torch_eager": [4e-4]}
+    text = tables({"net": times, "other": {**times, "jax_jit": [1e-4]}})
+    assert "| network, batch | limit | torch_eager | jax_jit |" in text
     assert "| net | 200 | 400 | – |" in text
     assert "| net | 1.00 | 2.00 | – |" in text
     assert "| net | 0.50 | 1.00 | – |" in text
+
+
+def test_every_program_has_a_colour() -> None:
+    from benchmarks.harness import COLOURS
+
+    assert set(COLOURS) == set(PROGRAMS)
 
 
 def test_imports_sees_what_is_loaded() -> None:

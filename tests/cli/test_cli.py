@@ -152,7 +152,7 @@ def test_a_usage_error_is_exit_code_2(shell: Shell, arguments: tuple[str, ...]) 
     assert shell(*arguments)[0] == 2
 
 
-@pytest.mark.parametrize("command", ["train", "data", "evaluate", "graph"])
+@pytest.mark.parametrize("command", ["train", "data", "evaluate", "graph", "bench"])
 def test_help_shows_an_example(shell: Shell, command: str) -> None:
     code, out, _ = shell(command, "--help")
     assert code == 0
@@ -165,6 +165,19 @@ def test_train_and_graph_share_their_options(shell: Shell) -> None:
         options["train"] & options["graph"]
     )
     assert {f"--{name.replace('_', '-')}" for name in Config.__dataclass_fields__} <= options["train"]
+
+
+def test_bench_times_the_step_that_the_options_describe(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinygrad_cifar.train.bench.ROUNDS", 1)
+    network = ("--hidden", "8,7", "--batch-norm", "--dropout", "0.1", "--dtype", "float64")
+    code, out, _ = shell("bench", *network, "--optimizer", "adam", "--lam", "0.01", "--batch-size", "20", "--explain")
+    assert code == 0
+    title, _, products, *steps = out.splitlines()
+    assert title == "3072-8-7-10-bn, batch 20, adam, float64"
+    assert re.fullmatch(r"matrix products +[\d,]+ +[\d,]+ +100 %", products)
+    for name, line in zip(("eager", "compiled"), steps, strict=False):
+        assert re.fullmatch(rf"{name} +[\d,]+ +[\d,]+ +\d+ %", line)
+    assert "matmul" in out.split("recording 1:")[1]
 
 
 def test_help_imports_nothing_heavy() -> None:

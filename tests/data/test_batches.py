@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tinygrad_cifar import random
 from tinygrad_cifar.data import Batches, Compose, RandomHorizontalFlip, RandomShift, Standardiser, synthesise
+from tinygrad_cifar.data.batches import BLAS_THREADS
 from tinygrad_cifar.errors import ConfigError
 
 SPLIT = synthesise(train=50, test=1).train
@@ -152,6 +153,20 @@ def test_the_split_is_left_alone():
 # The thread
 
 
+@pytest.mark.parametrize(
+    ("threads", "expected"), [(None, False), ("", False), ("0", False), ("1", True), ("3", True), ("4", False)]
+)
+def test_by_default_batches_are_prefetched_where_blas_leaves_a_core(monkeypatch, threads, expected):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    for name in BLAS_THREADS:
+        monkeypatch.delenv(name, raising=False)
+    if threads is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    assert make().prefetch is expected
+    assert make(prefetch=True).prefetch
+    assert not make(prefetch=False).prefetch
+
+
 def test_the_next_batch_is_prepared_while_the_caller_works():
     prepared = [threading.Event() for _ in range(3)]
 
@@ -159,7 +174,7 @@ def test_the_next_batch_is_prepared_while_the_caller_works():
         next(event for event in prepared if not event.is_set()).set()
         return images
 
-    epoch = iter(make(25, augment=watched))
+    epoch = iter(make(25, augment=watched, prefetch=True))
     assert not prepared[0].is_set()  # nothing starts before it is asked for
     next(epoch)
     assert prepared[1].wait(10)
@@ -186,7 +201,7 @@ def test_an_exception_reaches_the_caller_where_it_belongs(prefetch):
 
 @pytest.mark.parametrize("taken", [1, 3])
 def test_leaving_midway_ends_the_thread(taken):
-    epoch = iter(make())
+    epoch = iter(make(prefetch=True))
     for _ in range(taken):
         next(epoch)
     assert len(prefetchers()) == 1
@@ -197,7 +212,7 @@ def test_leaving_midway_ends_the_thread(taken):
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
 def test_an_interrupted_loop_ends_the_thread(interruption):
     def loop():
-        for _ in make():
+        for _ in make(prefetch=True):
             raise interruption
 
     with pytest.raises(interruption):
@@ -206,12 +221,12 @@ def test_an_interrupted_loop_ends_the_thread(interruption):
 
 
 def test_a_finished_epoch_ends_the_thread():
-    list(make())
+    list(make(prefetch=True))
     assert prefetchers() == []
 
 
 def test_two_epochs_at_once_do_not_disturb_each_other():
-    batches, alone = make(seed=8), make(seed=8)
+    batches, alone = make(seed=8, prefetch=True), make(seed=8)
     pairs = list(zip(batches, batches, strict=True))
     assert_same([first for first, _ in pairs], alone)
     assert_same([second for _, second in pairs], alone)

@@ -321,6 +321,7 @@ def test_reports_in_every_form() -> None:
     assert found["ok"]
     assert found["parameters"]["0.weight"]["metrics"]["allclose"]
     assert "<table>" in report._repr_html_()
+    assert repr(report) == str(report), "at the prompt, a table and not the arrays behind it"
     printed = io.StringIO()
     rich.Console(width=120, file=printed).print(report)
     assert "0.weight" in printed.getvalue()

@@ -1,5 +1,6 @@
 """Batches of a split: shuffled, augmented and standardised one step ahead of the network."""
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,14 +15,16 @@ from tinygrad_cifar.data.standardise import Standardiser
 from tinygrad_cifar.errors import ConfigError
 
 Batch = tuple[NDArray[Any], NDArray[np.int64]]
+BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+"""The environment variables that say how many threads BLAS may use; it reads its own when NumPy is imported."""
 
 
 class Batches:
     """One epoch of ``(x, y)`` each time it is iterated over.
 
     x is a C-contiguous (n, 3072) array of ``dtype``, standardised; y is int64 (n,). Each batch is a fresh array that
-    the caller may keep or overwrite. The next batch is prepared by a thread while the caller uses the current one;
-    what comes out is the same, bit for bit, with ``prefetch`` or without.
+    the caller may keep or overwrite. With ``prefetch``, a thread prepares the next batch while the caller uses the
+    current one; what comes out is the same, bit for bit, with it or without.
 
     The order of epoch e depends on two numbers only: a key, drawn from ``random.stream("shuffle")`` when the object
     is made, and e. So to resume a training exactly, make the object again with the same seed, or give it the
@@ -35,7 +38,8 @@ class Batches:
         shuffle: a new order each epoch; False keeps the order of ``split``.
         augment: changes the uint8 images of each batch, for training only.
         drop_last: leave out a last batch that would be smaller.
-        prefetch: prepare the next batch in a thread.
+        prefetch: prepare the next batch in a thread. By default where a variable of ``BLAS_THREADS`` keeps BLAS to
+            fewer threads than there are cores: BLAS takes all cores otherwise, and one more thread only delays it.
 
     Raises:
         ConfigError: ``batch_size`` is not positive, or leaves no batch at all.
@@ -51,7 +55,7 @@ class Batches:
         shuffle: bool = True,
         augment: Augmentation | None = None,
         drop_last: bool = False,
-        prefetch: bool = True,
+        prefetch: bool | None = None,
     ) -> None:
         self.split = split
         self.batch_size = batch_size
@@ -59,7 +63,7 @@ class Batches:
         self.dtype = np.dtype(dtype)
         self.augment = augment
         self.drop_last = drop_last
-        self.prefetch = prefetch
+        self.prefetch = _core_is_free() if prefetch is None else prefetch
         self.epoch = 0
         self._order_key = _key("shuffle") if shuffle else None
         self._augment_key = _key("augment") if augment else None
@@ -97,15 +101,19 @@ class Batches:
         self._order_key, self._augment_key = state["order_key"], state["augment_key"]
 
     def _prepare(self, epoch: int) -> Iterator[Batch]:
-        images, labels, n = self.split.images, self.split.labels, len(self.split)
+        n = len(self.split)
         order = np.arange(n) if self._order_key is None else _generator(self._order_key, epoch).permutation(n)
         augment_rng = _generator(self._augment_key or 0, epoch)
         for start in range(0, len(self) * self.batch_size, self.batch_size):
-            chosen = order[start : start + self.batch_size]
-            rows = images[chosen]
-            if self.augment is not None:
-                rows = self.augment(rows, augment_rng)
-            yield self.standardiser.transform(rows, self.dtype), labels[chosen].astype(np.int64)
+            yield self._batch(order[start : start + self.batch_size], augment_rng)
+
+    def _batch(self, chosen: NDArray[np.int64], augment_rng: np.random.Generator) -> Batch:
+        # A function of its own, as a generator would keep the pixels until the next ones are there: these lie where
+        # the last ones lay, which is still in the cache.
+        pixels = self.split.images.take(chosen, axis=0)
+        if self.augment is not None:
+            pixels = self.augment(pixels, augment_rng)
+        return self.standardiser.transform(pixels, self.dtype), self.split.labels[chosen].astype(np.int64)
 
 
 def _generator(key: int, epoch: int) -> np.random.Generator:
@@ -114,6 +122,12 @@ def _generator(key: int, epoch: int) -> np.random.Generator:
 
 def _key(stream: str) -> int:
     return int(random.stream(stream).integers(2**63))
+
+
+def _core_is_free() -> bool:
+    """Whether BLAS was told to leave a core alone; NumPy does not say how many threads it really has."""
+    told = (os.environ.get(name, "") for name in BLAS_THREADS)
+    return any(n.isdecimal() and 0 < int(n) < (os.cpu_count() or 1) for n in told)
 
 
 def _one_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:

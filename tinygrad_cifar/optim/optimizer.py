@@ -132,14 +132,15 @@ class Optimizer:
         """Everything about a step that is not arithmetic: which parameters take part, and counting their updates."""
         present = []
         for slot in self._slots:
-            tensor = slot.tensor
-            if tensor.data is not slot.view:
+            tensor, view = slot.tensor, slot.view
+            if tensor.data is not view:
                 _adopt(slot)
                 tensor.version[0] += 1
             gradient = tensor.grad
             present.append(gradient is not None)
             if gradient is not None:
-                if gradient.data.shape != slot.view.shape or gradient.data.dtype != slot.view.dtype:
+                array = gradient.data
+                if array.shape != view.shape or array.dtype != view.dtype:
                     raise _gradient_error(slot)
                 slot.steps += 1
                 tensor.version[0] += 1

@@ -113,7 +113,8 @@ def reproduce(chosen: Chosen, plan: Plan, say: Callable[[str], None] = print) ->
     data = load_data(Config(data=plan.data, synthetic=plan.synthetic))
     if data.is_synthetic:
         plan = replace(plan, data=None, synthetic=True)
-    _run_missing(_needed(chosen, plan), plan, say)
+    searches = sum(recipe.search is not None for recipes in chosen.values() for recipe in recipes)
+    _run_missing(_needed(chosen, plan), plan, say, f"; {searches} searches follow" if searches else "")
     pages = []
     for document, recipes in chosen.items():
         studies = {recipe: study for recipe in recipes if (study := _search(document, recipe, plan, say))}
@@ -176,10 +177,10 @@ def _needed(chosen: Chosen, plan: Plan) -> dict[Task, str]:
     return needed
 
 
-def _run_missing(needed: Mapping[Task, str], plan: Plan, say: Callable[[str], None]) -> None:
+def _run_missing(needed: Mapping[Task, str], plan: Plan, say: Callable[[str], None], then: str) -> None:
     missing = {task: work(task) for task in needed if not finished(plan.store, task)}
     if needed:
-        say(f"{len(needed)} runs, {len(needed) - len(missing)} of them finished before")
+        say(f"{len(needed)} runs, {len(needed) - len(missing)} of them finished before{then}")
     if missing:
         with progress(missing, needed) as watch:
             for task, run in perform_all(missing, plan.store, plan.jobs):
@@ -232,8 +233,9 @@ def _origin(document: Document, recipes: Sequence[Recipe], plan: Plan) -> str:
     options = " --quick" * plan.quick + (f" --repeats {plan.repeats}" if plan.repeats else "")
     return (
         f"Made by `tinygrad-cifar reproduce {names}{options}` with tinygrad_cifar {here['tinygrad_cifar']}, Python "
-        f"{here['python']}, NumPy {here['numpy']} ({here['blas']}) on {here['processor']}, one BLAS thread a run. "
-        "Accuracies are of the final weights in evaluation mode, in per cent, where nothing else is said."
+        f"{here['python']}, NumPy {here['numpy']} ({here['blas']}) and numba {here['numba']} on {here['processor']}, "
+        "one BLAS thread a run. Accuracies are of the final weights in evaluation mode, in per cent, where nothing "
+        "else is said."
     )
 
 

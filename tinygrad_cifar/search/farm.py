@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tinygrad_cifar.data.batches import BLAS_THREADS
 from tinygrad_cifar.errors import SearchError
 from tinygrad_cifar.search.plan import PATIENCE, Plan
 from tinygrad_cifar.search.space import Block, Space, written
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 STORAGE = "search.db"
 COMMAND = [sys.executable, "-m", "tinygrad_cifar.search.worker"]
-THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 def search(
@@ -102,7 +102,7 @@ def _run_processes(arguments: list[str], jobs: int, study: "optuna.Study", say: 
     if not queue.missing():
         return
     package = str(Path(__file__).parents[2])
-    environment = os.environ | dict.fromkeys(THREADS, "1")
+    environment = os.environ | dict.fromkeys(BLAS_THREADS, "1")
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     processes = [subprocess.Popen([*COMMAND, *arguments], env=environment) for _ in range(jobs)]
     told = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}

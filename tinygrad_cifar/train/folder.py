@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_cifar import nn
+from tinygrad_cifar.data.batches import BLAS_THREADS
 from tinygrad_cifar.errors import CheckpointError, ConfigError
 from tinygrad_cifar.train.build import build_model
 from tinygrad_cifar.train.config import Config
@@ -134,7 +135,6 @@ def environment() -> dict[str, Any]:
     """Versions, processor and threads: what timings, and the last bits of results, depend on."""
     build: Any = np.show_config(mode="dicts")
     blas = build["Build Dependencies"]["blas"]
-    threads = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
     return {
         "tinygrad_cifar": _version("tinygrad-cifar", "a checkout that is not installed"),
         "python": platform.python_version(),
@@ -144,7 +144,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "threads": {name: os.environ.get(name) for name in threads},
+        "threads": {name: os.environ.get(name) for name in BLAS_THREADS},
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 

@@ -83,7 +83,7 @@ def run(
     watchers: tuple[Watcher, ...] = (),
     say: Callable[[str], None] = lambda line: None,
     compile: bool = True,
-    prefetch: bool = True,
+    prefetch: bool | None = None,
 ) -> Result:
     """Train and test the network that ``config`` describes.
 
@@ -97,8 +97,8 @@ def run(
         watchers: told of each step and epoch, as ``progress()``.
         say: is handed a description of network and data before the training begins, as ``print``.
         compile: replay the steps, as ``Trainer`` does; the results are the same.
-        prefetch: prepare batches in a thread, as ``Batches`` does; without it, a run with one BLAS thread keeps to one
-            core, which is better where there is a run for each core. The results are the same.
+        prefetch: prepare batches in a thread, see ``Batches``; False where there is a run for each core. The results
+            are the same.
 
     Raises:
         ConfigError, DataError: a setting, the folder or the data is not usable.
@@ -149,7 +149,7 @@ def run(
     return result
 
 
-def evaluation_batches(config: Config, data: Cifar10, split: Split, prefetch: bool = True) -> Batches:
+def evaluation_batches(config: Config, data: Cifar10, split: Split, prefetch: bool | None = None) -> Batches:
     """``split`` in order, standardised with the statistics of the images that ``config`` trains on."""
     train, _ = split_data(config, data)
     standardiser = Standardiser.fit(train.images, config.standardise)

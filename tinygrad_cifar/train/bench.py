@@ -1,0 +1,119 @@
+"""What a training step costs on this machine: eager, compiled, and its matrix products alone."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinygrad_cifar import nn, random
+from tinygrad_cifar.compiler import compile as compile_step
+from tinygrad_cifar.data.splits import CLASSES, PIXELS
+from tinygrad_cifar.train.build import build_model, build_optimizer
+from tinygrad_cifar.train.config import Config
+from tinygrad_cifar.train.trainer import Trainer
+
+ROUNDS = 7
+PRODUCTS = "matrix products"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What ``bench`` measured.
+
+    Attributes:
+        title: the network, the batch and what trains it.
+        batch: images a step.
+        seconds: of a step, by program: "matrix products", "eager", "compiled".
+        program: the compiled step line by line, with the time of each.
+    """
+
+    title: str
+    batch: int
+    seconds: dict[str, float]
+    program: str
+
+    def __str__(self) -> str:
+        rows = [self.title, f"{'':16}{'µs a step':>12}{'images a second':>18}{'products, share':>18}"]
+        for name, seconds in self.seconds.items():
+            share = self.seconds[PRODUCTS] / seconds
+            rows.append(f"{name:16}{1e6 * seconds:12,.0f}{self.batch / seconds:18,.0f}{100 * share:16.0f} %")
+        return "\n".join(rows)
+
+
+def bench(config: Config, seconds: float = 0.1) -> Bench:
+    """Time the ``Trainer``'s step for ``config``: forward, backward, penalty, update; data and schedule left out.
+
+    The programs take turns, ``seconds`` each, seven times; what counts is the median. Images are standard normal
+    noise and the learning rate is 0, so that the weights stay what they were: speed depends on neither.
+    """
+    random.manual_seed(config.seed)
+    rng = np.random.default_rng(config.seed)
+    x = rng.standard_normal((config.batch_size, PIXELS)).astype(config.dtype)
+    labels = rng.integers(len(CLASSES), size=config.batch_size)
+    model = build_model(config)
+    trainer = Trainer(
+        model,
+        build_optimizer(config, model),
+        lam=config.lam,
+        l2_convention=config.l2_convention,  # type: ignore[arg-type]  # Config has checked the word
+        compile=False,
+    )
+    compiled = compile_step(trainer._pass)
+    programs: dict[str, Callable[[], object]] = {
+        PRODUCTS: matrix_products(model, x),
+        "eager": lambda: trainer._pass(x, labels),
+        "compiled": lambda: compiled(x, labels),
+    }
+    times: dict[str, list[float]] = {name: [] for name in programs}
+    counts = {name: _repeats(program, seconds) for name, program in programs.items()}
+    for _ in range(ROUNDS):
+        for name, program in programs.items():
+            times[name].append(_timed(program, counts[name]) / counts[name])
+    medians = {name: statistics.median(of) for name, of in times.items()}
+    title = f"{config.title}, batch {config.batch_size}, {config.optimizer}, {config.dtype}"
+    return Bench(title, config.batch_size, medians, compiled.explain())
+
+
+def matrix_products(model: nn.Module, x: NDArray[Any]) -> Callable[[], None]:
+    """The products of one step and a plain update, into ready buffers: what no implementation can go without.
+
+    Forward X W; backward dW = X^T G and dX = G W^T, the latter not for the first layer; then W -= lr dW.
+    """
+    weights = [m.weight.data.T.copy(order="K") for m in model.modules() if isinstance(m, nn.Linear)]  # (in, out)
+    gradients = [np.zeros_like(w) for w in weights]
+    outputs = [np.zeros((len(x), w.shape[1]), x.dtype) for w in weights]
+    upstream = [np.zeros_like(z) for z in outputs]
+    rate = np.zeros((), x.dtype)
+
+    def run() -> None:
+        inputs = [x, *outputs[:-1]]
+        for x_i, w, z in zip(inputs, weights, outputs, strict=True):
+            np.matmul(x_i, w, out=z)
+        for i in reversed(range(len(weights))):
+            np.matmul(inputs[i].T, upstream[i], out=gradients[i])
+            if i:
+                np.matmul(upstream[i], weights[i].T, out=upstream[i - 1])
+        for w, g in zip(weights, gradients, strict=True):
+            np.multiply(g, rate, out=g)
+            np.subtract(w, g, out=w)
+
+    return run
+
+
+def _timed(program: Callable[[], object], count: int) -> float:
+    begin = time.perf_counter()
+    for _ in range(count):
+        program()
+    return time.perf_counter() - begin
+
+
+def _repeats(program: Callable[[], object], seconds: float) -> int:
+    """How many runs take about ``seconds``; finding out is the warm-up, in which a compiled step is recorded."""
+    count = 4
+    while (spent := _timed(program, count)) < seconds / 2:
+        count *= 2
+    return max(1, round(count * seconds / spent))
