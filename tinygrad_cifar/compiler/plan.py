@@ -19,7 +19,9 @@ ALIGNMENT = 64  # bytes: a cache line
 
 def simplified(operations: list[Operation], tracer: Tracer) -> list[Operation]:
     """The operations that are needed, once each, with the guards and what they depend on in front."""
-    return _guards_first(_needed(_once(_spread(operations, tracer), tracer.roots), tracer.roots), tracer.roots)
+    roots = tracer.roots
+    needed = _needed(_once(_spread(operations, tracer), roots), roots)
+    return _guards_first(_gathered(needed, roots), roots)
 
 
 def _spread(operations: list[Operation], tracer: Tracer) -> list[Operation]:
@@ -63,11 +65,10 @@ def _once(operations: list[Operation], roots: list[Root]) -> list[Operation]:
     last_write = _last_writes(operations)
     versions: defaultdict[int, int] = defaultdict(int)
     seen: dict[Any, View] = {}
-    same: dict[int, int] = {}
+    same: dict[int, tuple[int, int]] = {}
     chosen = []
     for n, op in enumerate(operations):
-        if same and any(v.root in same for v in op.reads):
-            op = operation(op.function, _moved(op.operands, same), _moved(op.kwargs, same), op.how, op.writes, op.line)
+        op = _moved_operation(op, same)
         out = op.writes[0] if op.how == "out" and type(op.function) is not Draw else None
         if out and roots[out.root].temporary and writes[out.root] == 1 and out.root not in kept:
             source: Any = op.operands[0] if op.function in COPIES else None
@@ -76,7 +77,7 @@ def _once(operations: list[Operation], roots: list[Root]) -> list[Operation]:
                 key = (op.function, op.operands, op.kwargs, *[versions[v.root] for v in op.reads])
                 source = seen.setdefault(key, out)
             if source is not out:
-                same[out.root] = source.root
+                same[out.root] = (source.root, 0)
                 continue
         for v in op.writes:
             versions[v.root] += 1
@@ -84,13 +85,44 @@ def _once(operations: list[Operation], roots: list[Root]) -> list[Operation]:
     return chosen
 
 
-def _moved(x: Any, roots: dict[int, int]) -> Any:
-    """Operands with views of other memory."""
-    if type(x) is View:
-        return x._replace(root=roots[x.root]) if x.root in roots else x
+def _moved(x: Any, places: dict[int, tuple[int, int]]) -> Any:
+    """Operands that lie elsewhere: ``places`` tells of a root, in which other one it is, and where."""
+    if type(x) is View and x.root in places:
+        root, offset = places[x.root]
+        return x._replace(root=root, offset=offset + x.offset)
     if type(x) is Call:
-        return Call(x.make, _moved(x.parts, roots))
-    return tuple([_moved(i, roots) for i in x]) if type(x) is tuple else x
+        return Call(x.make, _moved(x.parts, places))
+    return tuple([_moved(i, places) for i in x]) if type(x) is tuple else x
+
+
+def _moved_operation(op: Operation, places: dict[int, tuple[int, int]]) -> Operation:
+    if places and any(v.root in places for v in (*op.reads, *op.writes)):
+        operands, kwargs, writes = _moved((op.operands, op.kwargs, op.writes), places)
+        return operation(op.function, operands, kwargs, op.how, writes, op.line)
+    return op
+
+
+def _gathered(operations: list[Operation], roots: list[Root]) -> list[Operation]:
+    """Results that are only gathered into one vector, as the optimiser does with gradients, are written there at once."""
+    writes, last_write = _writes(operations), _last_writes(operations)
+    places: dict[int, tuple[int, int]] = {}
+    chosen = []
+    for n, op in enumerate(operations):
+        if op.function is np.concatenate and op.kwargs == (("axis", None),) and writes[op.writes[0].root] == 1:
+            sources: tuple[View, ...] = op.operands[0].parts[0]
+            arrays = [piece(v, roots[v.root].array) for v in sources]
+            ends = np.cumsum([array.nbytes for array in arrays]).tolist()
+            fits = [
+                roots[v.root].kind == "planned" and last_write[v.root] < n and array.flags.c_contiguous
+                and array.nbytes == roots[v.root].array.nbytes
+                for v, array in zip(sources, arrays, strict=True)
+            ]  # fmt: skip
+            if all(fits) and len({v.root for v in sources} - places.keys()) == len(sources):
+                starts = [0, *ends]
+                places.update({v.root: (op.writes[0].root, start) for v, start in zip(sources, starts, strict=False)})
+                continue
+        chosen.append(op)
+    return [_moved_operation(op, places) for op in chosen]
 
 
 def _needed(operations: list[Operation], roots: list[Root]) -> list[Operation]:

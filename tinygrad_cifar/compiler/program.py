@@ -169,7 +169,8 @@ class Program:
         """What a step leaves behind beside arrays, and what it returns."""
         gradients: list[Any] = []
         code = []
-        for tensor, view in recording.results.items():
+        returned, told = op.operands
+        for tensor, (_, view) in zip(recording.gradients, told, strict=True):
             array = self._array(view) if view else ""
             if view and array not in self.names:
                 code.append(f"{self.name(tensor, 'x')}.grad = {self.name(Tensor, 'f')}({array})")
@@ -182,7 +183,7 @@ class Program:
         code.append("for tensor, gradient in gradients: tensor.grad = gradient")
         code.append("for slot, count in steps: slot.steps += count")
         code.append("for version, count in versions: version[0] += count")
-        self.lines += [Line(text, None, False) for text in [*code, f"return {self._operand(op.operands[0])}"]]
+        self.lines += [Line(text, None, False) for text in [*code, f"return {self._operand(returned)}"]]
 
     def _guards(self, recording: Recording) -> list[Line]:
         """The lines before the operations: is everything as it was; and the numbers of this step."""

@@ -91,9 +91,9 @@ class Recording:
             try:
                 result = self._step(*args, **kwargs)
                 returned = self._returned(result)
-                gradients = [(t, None if g is None else self.tracer.view(g.data)) for t, g in self.gradients.items()]
-                self.results = dict(gradients)
-                told = tuple((id(t), view) for t, view in gradients)
+                told = tuple(
+                    (id(t), None if g is None else self.tracer.view(g.data)) for t, g in self.gradients.items()
+                )
                 self.tracer.operations.append(operation(None, (returned, told), (), "end", (), "the return"))
             finally:
                 streams.update(random._streams)
@@ -198,7 +198,7 @@ class Recording:
             blocks = []
             for block in segment.blocks:
                 weights, scratch, *state = map(self.tracer.traced, (block.weights, block.scratch, *block.state))
-                gradient = self.tracer.traced(block.gradient)
+                gradient = self.tracer.traced(np.empty_like(block.gradient), "planned")
                 blocks.append(replace(block, weights=weights, scratch=scratch, state=tuple(state), gradient=gradient))
             traced_segment = replace(segment, blocks=tuple(blocks))
             optimizer.apply(traced_segment, traced_segment.gradient(), numbers)
