@@ -130,7 +130,7 @@ def _needed(operations: list[Operation], roots: list[Root]) -> list[Operation]:
     needed: set[int] = set()
     chosen = []
     for op in reversed(operations):
-        matters = not op.writes or any(v.root in needed or not roots[v.root].temporary for v in op.writes)
+        matters = not op.writes or any([v.root in needed or not roots[v.root].temporary for v in op.writes])
         if matters or type(op.function) is Draw:
             chosen.append(op)
             needed.update([v.root for v in (*op.reads, *op.writes)])
@@ -199,12 +199,12 @@ def placed(operations: list[Operation], roots: list[Root]) -> tuple[dict[int, in
     taken: list[tuple[int, int, int, int]] = []  # start, stop, first, last: by address
     for number in sorted(first.keys() - heirs.keys(), key=lambda r: (-size[r], first[r])):
         length, start = -(-size[number] // ALIGNMENT) * ALIGNMENT, 0
-        for a, b, begin, end in taken:
-            if begin <= ends[number] and first[number] <= end:
-                if start + length <= a:
-                    break
-                start = max(start, b)
+        begin, end = first[number], ends[number]
+        for a, b in [(a, b) for a, b, x, y in taken if x <= end and begin <= y]:
+            if start + length <= a:
+                break
+            start = max(start, b)
         offsets[number] = start
-        insort(taken, (start, start + length, first[number], ends[number]))
+        insort(taken, (start, start + length, begin, end))
     offsets.update({number: offsets[origin] for number, origin in heirs.items()})
     return offsets, max((stop for _, stop, _, _ in taken), default=0)

@@ -83,6 +83,10 @@ class Root:
         self.array, self.kind, self.name = array, kind, name
         self.snapshot: Array | None = None  # what was there first, where nobody knows who made it
 
+    @functools.cached_property
+    def address(self) -> int:
+        return _address(self.array)
+
     @property
     def temporary(self) -> bool:
         """Whether the program itself makes the memory, so that nobody else sees it."""
@@ -285,7 +289,7 @@ class Tracer:
             if owner is None:
                 return None
         whole = array.nbytes == owner.nbytes and array.flags.forc
-        offset = 0 if whole else _address(array) - _address(owner)
+        offset = 0 if whole else _address(array) - self.roots[number].address
         return View(number, offset, array.shape, array.strides, array.dtype)
 
     def view(self, array: Array) -> View:
