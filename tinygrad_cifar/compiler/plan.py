@@ -103,7 +103,7 @@ def _moved_operation(op: Operation, places: dict[int, tuple[int, int]]) -> Opera
 
 
 def _gathered(operations: list[Operation], roots: list[Root]) -> list[Operation]:
-    """Results that are only gathered into one vector, as the optimiser does with gradients, are written there at once."""
+    """Results that are only gathered into one vector, as gradients for the optimiser, are written there at once."""
     writes, last_write = _writes(operations), _last_writes(operations)
     places: dict[int, tuple[int, int]] = {}
     chosen = []

@@ -39,7 +39,8 @@ class Program:
         self._named = {id(value): name for name, value in self.names.items()}
         self._arrays: dict[View, str] = {}
         self._bound = {root.name for root in self.roots if root.kind == "argument"}  # local variables by now
-        self._scalars: dict[tuple[str, Any], str] = {}
+        self._scalars: dict[tuple[Scalar, Any], str] = {}
+        self._constants: dict[Any, str] = {}
         operations = simplified(recording.operations(), recording.tracer)
         self._offsets, size = placed(operations, self.roots)
         memory = np.zeros(size + 64, np.uint8)
@@ -127,14 +128,21 @@ class Program:
 
     def _filled(self, x: Any, name: str, out: View) -> str:
         """A constant as an array of the result's shape: the loops for maximum are slow where an operand is repeated."""
-        literal = (type(x) is Scalar and x.kind) or (type(x) is View and self.roots[x.root].kind == "constant")
-        value, count = self.names.get(name), math.prod(out.shape)
-        if not literal or count > 1 << 14 or getattr(value, "dtype", None) != out.dtype or value.shape:
+        value: Any = self.names.get(name)
+        literal = type(x) is Scalar and x.kind
+        constant = type(x) is View and self.roots[x.root].kind == "constant"
+        if (
+            not (literal or constant)
+            or getattr(value, "dtype", None) != out.dtype
+            or value.shape
+            or math.prod(out.shape) > 1 << 14
+        ):
             return name
         key = (value.tobytes(), out[2:])
-        if key not in self._scalars:
-            self._scalars[key] = self.name(piece(out._replace(offset=0), np.full(count, value)), "k")
-        return self._scalars[key]
+        if key not in self._constants:
+            full = piece(out._replace(offset=0), np.full(math.prod(out.shape), value))
+            self._constants[key] = self.name(full, "k")
+        return self._constants[key]
 
     # Lines ----------------------------------------------------------------------------------------------------
 
@@ -145,7 +153,9 @@ class Program:
         one = isinstance(function, np.ufunc) and len(dtypes) == 1 and not any(k == "dtype" for k, _ in op.kwargs)
         operands = [self._operand(x, min(dtypes) if one else None) for x in op.operands]
         kwargs = [f"{k}={self._operand(v)}" for k, v in op.kwargs]
-        binds = out and self.roots[out.root].kind == "bound" and self.roots[out.root].name not in self._bound
+        binds = (
+            out is not None and self.roots[out.root].kind == "bound" and self.roots[out.root].name not in self._bound
+        )
         if function is bool:
             self.lines.append(Line(f"if bool({operands[0]}) is not {op.how}: return MISS", op, False))
             return
@@ -159,7 +169,7 @@ class Program:
                 kwargs.append(f"{'' if positional else 'out='}{self._array(out)}")
             name = self._named.get(id(function)) or self.name(function, _title(op, "_"))
             code = f"{name}({', '.join([*operands, *kwargs])})"
-        if binds:
+        if out and binds:
             name = self.roots[out.root].name
             self._bound.add(name)
             code = f"{name} = {code}"
@@ -215,9 +225,7 @@ class Program:
             lines.append(f"c{k} = {numbers}")
         pinned = [f"{code} != {value!r}" for code, value in recording.tracer.pinned.items()]
         lines += [f"if {' or '.join(pinned)}: return MISS"] if pinned else []
-        lines += [
-            f"{name}[()] = {x.code}" for (x, _), name in self._scalars.items() if type(x) is Scalar and not x.kind
-        ]
+        lines += [f"{name}[()] = {x.code}" for (x, _), name in self._scalars.items() if not x.kind]
         return [Line(code, None, code[0] == "c") for code in lines]
 
     # Looking at it --------------------------------------------------------------------------------------------

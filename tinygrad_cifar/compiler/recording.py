@@ -252,9 +252,9 @@ class Recording:
         if not _same_bytes(then, root.snapshot):
             reader = next(op for op in self.tracer.operations if any(v.root == number for v in op.reads))
             raise CompileError(
-                f"{reader.line}: an array whose values change from call to call enters here, made by operations that "
-                "the recording cannot see (np.asarray, np.array, a file, a generator of one's own). Make it an argument "
-                "of the step, Tensor(x) where it is an ndarray; draw random numbers from tinygrad_cifar.random.stream."
+                f"{reader.line}: an array whose values change from call to call enters here, made by what the "
+                "recording cannot see (np.asarray, np.array, a file, a generator of one's own). Make it an argument of "
+                "the step, Tensor(x) where it is an ndarray; draw random numbers from tinygrad_cifar.random.stream."
             )
 
     def operations(self) -> list[Operation]:
@@ -262,7 +262,7 @@ class Recording:
         anew = []
         for number in {v.root for op in self.tracer.operations for v in op.writes}:
             root = self.tracer.roots[number]
-            if root.kind == "constant":
+            if root.kind == "constant" and root.snapshot is not None:
                 root.kind, array = "planned", root.array
                 place = View(number, 0, array.shape, array.strides, array.dtype)
                 constant = self.tracer.add(root.snapshot, "constant")

@@ -193,9 +193,9 @@ _CONVERSIONS = ["__float__", "__int__", "__index__", "__complex__", "__contains_
 _ABOUT_SHAPE = {np.shape, np.ndim, np.size, np.may_share_memory, np.shares_memory, np.result_type, np.can_cast,
                 np.iscomplexobj, np.isrealobj, np.broadcast_shapes}  # fmt: skip
 for _name in dir(np.ndarray):
-    if _name in _CONVERSIONS or (_name[0] != "_" and _name not in (*_REDUCTIONS, "view", "fill")):
-        if callable(getattr(np.ndarray, _name)):
-            setattr(Traced, _name, _method(_name))
+    _public = _name[0] != "_" and _name not in (*_REDUCTIONS, "view", "fill") and callable(getattr(np.ndarray, _name))
+    if _public or _name in _CONVERSIONS:
+        setattr(Traced, _name, _method(_name))
 
 _INSIDE = {operator.setitem, np.copyto}  # functions that change their first operand, as do ufunc.at
 COPIES = {np.ndarray.copy, np.ndarray.astype}
@@ -374,8 +374,8 @@ class Tracer:
 
 
 _LEAVES = (
-    "gives something that is no array while the step is recorded, and a replay would repeat today's value. Return an "
-    "array or Tensor from the step and read it there, or leave the step uncompiled."
+    "takes a value out of the arrays while the step is recorded, and a replay would repeat today's value. Return it "
+    "from the step as an array or Tensor and read it there, or leave the step uncompiled."
 )
 _CHANGES = "changes an array in a way that is not recorded. Use a NumPy function that returns a new array."
 _UNSAID = {"dtype": None, "where": True}  # NumPy's defaults, which some of its functions pass on
