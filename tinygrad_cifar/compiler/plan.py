@@ -4,6 +4,7 @@ The operations keep their order and are exactly those of the step, so a replay's
 is dropped are operations that nobody needs or that were done before; what changes is where results lie.
 """
 
+import itertools
 from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -30,16 +31,17 @@ def _spread(operations: list[Operation], tracer: Tracer) -> list[Operation]:
     """
     chosen = []
     for op in operations:
-        out = op.writes[0] if _elementwise(op) else None
-        if out and out.dtype.kind == "f":
-            operands = list(op.operands)
-            for n, x in enumerate(operands):
-                meets = type(x) is View and x.shape and x.dtype in (out.dtype, np.dtype(bool))
-                if meets and (x.dtype != out.dtype or x.shape != out.shape):
-                    full = np.empty_like(piece(out, tracer.roots[out.root].array))
-                    operands[n] = tracer.add(full, "planned")
-                    chosen.append(operation(np.ndarray.copy, (x,), (), "out", (operands[n],), op.line))
-            op = operation(op.function, tuple(operands), (), op.how, op.writes, op.line)
+        if _elementwise(op) and op.writes[0].dtype.kind == "f":
+            out, array = op.writes[0], piece(op.writes[0], tracer.roots[op.writes[0].root].array)
+            full: dict[Any, View] = {}
+            for v in op.reads:
+                differs = v.shape != out.shape or v.dtype != out.dtype
+                if differs and v.shape and v.dtype in (out.dtype, np.dtype(bool)) and v not in full:
+                    full[v] = tracer.add(np.empty_like(array), "planned")
+                    chosen.append(operation(np.ndarray.copy, (v,), (), "out", (full[v],), op.line))
+            if full:
+                operands = tuple([full.get(x, x) for x in op.operands])
+                op = operation(op.function, operands, (), op.how, op.writes, op.line)
         chosen.append(op)
     return chosen
 
@@ -111,14 +113,13 @@ def _gathered(operations: list[Operation], roots: list[Root]) -> list[Operation]
         if op.function is np.concatenate and op.kwargs == (("axis", None),) and writes[op.writes[0].root] == 1:
             sources: tuple[View, ...] = op.operands[0].parts[0]
             arrays = [piece(v, roots[v.root].array) for v in sources]
-            ends = np.cumsum([array.nbytes for array in arrays]).tolist()
             fits = [
                 roots[v.root].kind == "planned" and last_write[v.root] < n and array.flags.c_contiguous
                 and array.nbytes == roots[v.root].array.nbytes
                 for v, array in zip(sources, arrays, strict=True)
             ]  # fmt: skip
             if all(fits) and len({v.root for v in sources} - places.keys()) == len(sources):
-                starts = [0, *ends]
+                starts = itertools.accumulate([array.nbytes for array in arrays], initial=0)
                 places.update({v.root: (op.writes[0].root, start) for v, start in zip(sources, starts, strict=False)})
                 continue
         chosen.append(op)
@@ -179,10 +180,8 @@ def placed(operations: list[Operation], roots: list[Root]) -> tuple[dict[int, in
             if roots[v.root].kind == "planned":
                 first.setdefault(v.root, n)
                 last[v.root] = n
-    guards = last_guard(operations)
-    last.update(
-        {number: len(operations) for number in first if first[number] <= guards}
-    )  # a failed guard spoils nothing
+    guard = last_guard(operations)  # one that fails must not have spoiled what the last replay left
+    last.update({number: len(operations) for number in first if first[number] <= guard})
     size = {number: roots[number].array.nbytes for number in first}
     heirs: dict[int, int] = {}  # root -> the one whose memory it goes on with
     ends = dict(last)

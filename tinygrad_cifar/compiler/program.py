@@ -11,12 +11,12 @@ from tinygrad_cifar import random
 from tinygrad_cifar.compiler.plan import placed, simplified
 from tinygrad_cifar.compiler.recording import Recording
 from tinygrad_cifar.compiler.trace import COPIES, Call, Draw, Operation, Root, Scalar, View, piece
-from tinygrad_cifar.errors import CompileError
 from tinygrad_cifar.tensor import Tensor
 
 if TYPE_CHECKING:
     import graphviz  # type: ignore[import-untyped]
 
+_NOTHING = np.empty(0)
 MISS = object()  # what ``run`` returns when a guard fails, before anything has changed
 
 
@@ -33,9 +33,9 @@ class Program:
 
     def __init__(self, recording: Recording):
         self.roots = recording.tracer.roots
-        self.parameters, self.inputs = recording.parameters, recording.inputs
-        self.names: dict[str, Any] = {"ndarray": np.ndarray, "MISS": MISS, "copyto": np.copyto, 
-                                      "nan": np.nan, "inf": np.inf}  # fmt: skip
+        self.inputs = recording.inputs
+        self.names: dict[str, Any] = {"ndarray": np.ndarray, "MISS": MISS, "copyto": np.copyto, "nan": np.nan,
+                                      "inf": np.inf}  # fmt: skip
         self._named = {id(value): name for name, value in self.names.items()}
         self._arrays: dict[View, str] = {}
         self._bound = {root.name for root in self.roots if root.kind == "argument"}  # local variables by now
@@ -46,20 +46,23 @@ class Program:
         memory = np.zeros(size + 64, np.uint8)
         start = -memory.__array_interface__["data"][0] % 64
         self.arena = memory[start : start + size]
-        self.outside = {v.root for op in operations for v in op.writes if self.roots[v.root].kind == "outside"}
+        self.changed_memory = [r.array for r in {self.roots[v.root] for op in operations for v in op.writes}
+                               if not r.temporary]  # fmt: skip
         self.lines: list[Line] = []
         for op in operations[:-1]:
             self._write(op)
         self._end(recording, operations[-1])
         self.lines = self._guards(recording) + self.lines
         self.run = self._compiled([line.code for line in self.lines], {})
+        for root in self.roots:
+            root.array = root.snapshot = _NOTHING  # what the recording computed is not needed any more
 
     def __str__(self) -> str:
         count = sum(line.op is not None for line in self.lines)
         return f"{count} operations in {self.arena.nbytes:,} bytes of buffers,"
 
     def _compiled(self, code: list[str], names: dict[str, Any]) -> Callable[..., Any]:
-        source = f"def run({', '.join(self.parameters)}):\n    " + "\n    ".join(code)
+        source = f"def run({', '.join(self.inputs)}):\n    " + "\n    ".join(code)
         namespace = {**self.names, **names}
         exec(compile(source, "<compiled step>", "exec"), namespace)
         run: Callable[..., Any] = namespace["run"]
@@ -100,10 +103,7 @@ class Program:
         if view.offset == 0 and view[2:] == (base.T.shape, base.T.strides, base.dtype):
             code = f"{root.name}.T"
         else:
-            if not base.flags.forc:
-                raise CompileError(
-                    "the step takes an argument to pieces that is not contiguous; pass a contiguous one."
-                )
+            piece(view, base)  # raises where there is no such piece
             flat = root.name if base.flags.c_contiguous else f"{root.name}.T"
             code = f"ndarray({view.shape}, {self.name(view.dtype, 'd')}, {flat}, {view.offset}, {view.strides})"
         name = f"{root.name}_{len(self._arrays)}"
@@ -129,14 +129,9 @@ class Program:
     def _filled(self, x: Any, name: str, out: View) -> str:
         """A constant as an array of the result's shape: the loops for maximum are slow where an operand is repeated."""
         value: Any = self.names.get(name)
-        literal = type(x) is Scalar and x.kind
-        constant = type(x) is View and self.roots[x.root].kind == "constant"
-        if (
-            not (literal or constant)
-            or getattr(value, "dtype", None) != out.dtype
-            or value.shape
-            or math.prod(out.shape) > 1 << 14
-        ):
+        same = x.kind if type(x) is Scalar else type(x) is View and self.roots[x.root].kind == "constant"
+        same = same and getattr(value, "dtype", None) == out.dtype and not value.shape
+        if not same or math.prod(out.shape) > 1 << 14:
             return name
         key = (value.tobytes(), out[2:])
         if key not in self._constants:
@@ -153,9 +148,8 @@ class Program:
         one = isinstance(function, np.ufunc) and len(dtypes) == 1 and not any(k == "dtype" for k, _ in op.kwargs)
         operands = [self._operand(x, min(dtypes) if one else None) for x in op.operands]
         kwargs = [f"{k}={self._operand(v)}" for k, v in op.kwargs]
-        binds = (
-            out is not None and self.roots[out.root].kind == "bound" and self.roots[out.root].name not in self._bound
-        )
+        root = self.roots[out.root] if out else None
+        binds = root is not None and root.kind == "bound" and root.name not in self._bound
         if function is bool:
             self.lines.append(Line(f"if bool({operands[0]}) is not {op.how}: return MISS", op, False))
             return
@@ -169,10 +163,9 @@ class Program:
                 kwargs.append(f"{'' if positional else 'out='}{self._array(out)}")
             name = self._named.get(id(function)) or self.name(function, _title(op, "_"))
             code = f"{name}({', '.join([*operands, *kwargs])})"
-        if out and binds:
-            name = self.roots[out.root].name
-            self._bound.add(name)
-            code = f"{name} = {code}"
+        if root and binds:
+            self._bound.add(root.name)
+            code = f"{root.name} = {code}"
         self.lines.append(Line(code, op))
 
     def _end(self, recording: Recording, op: Operation) -> None:
@@ -240,14 +233,14 @@ class Program:
             seconds[i] = min(seconds[i] or spent, spent)
 
         run = self._compiled(code, {"clock": time.perf_counter, "note": note})
-        before = {number: self.roots[number].array.copy() for number in self.outside}
+        before = [array.copy() for array in self.changed_memory]
         try:
             with random.preserved(), np.errstate(all="ignore"):
                 for _ in range(repeats):
-                    run(*self.inputs)
+                    run(**self.inputs)
         finally:
-            for number, saved in before.items():
-                self.roots[number].array[...] = saved
+            for array, saved in zip(self.changed_memory, before, strict=True):
+                array[...] = saved
         return seconds
 
     def explain(self) -> str:

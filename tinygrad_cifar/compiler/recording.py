@@ -47,14 +47,12 @@ class Recording:
 
     def __init__(self, step: Callable[..., Any], args: Any, kwargs: Any, before: "Recording | None"):
         self.tracer, self.around = Tracer(), Surroundings()
-        self.parameters: list[str] = []
-        self.inputs: list[Any] = []  # the arguments that are arrays and floats
+        self.inputs: dict[str, Any] = {}  # the arguments that are arrays and floats
         self.rates: list[tuple[Optimizer, Slot, int]] = []  # the optimisers' numbers: at which of the slot's updates
         self.counts: dict[Slot, int] = {}  # updates before
         self.versions: dict[Tensor, int] = {}
         self.cleared: set[Tensor] = set()  # that have no gradient when the step begins
         self.gradients: dict[Tensor, Tensor | None] = {}
-        self.before = before
         outside = [r.array for r in before.tracer.roots if r.snapshot is not None] if before else []
         self.earlier = {id(array): array.copy(order="K") for array in outside}  # as it is now, before this run
         self._made: dict[Tensor, None] = {}  # by the step itself, or while it ran
@@ -67,18 +65,13 @@ class Recording:
             if x.requires_grad:
                 raise CompileError("an argument of a compiled step cannot require a gradient; pass x.detach().")
             return Tensor._like(self._argument(x.data))
-        name = f"a{len(self.parameters)}"
-        if type(x) is np.ndarray:
-            self.parameters.append(name)
-            self.inputs.append(np.zeros_like(x))
-            x = as_strided(x)  # a root of its own, though it may be a piece of a data set
-            return self.tracer.traced(x, "argument", name)
-        if type(x) is float:
-            self.parameters.append(name)
-            self.inputs.append(x)
-            return Number(x, name)
-        self.around.reach(x)
-        return x
+        if type(x) is not np.ndarray and type(x) is not float:
+            self.around.reach(x)
+            return x
+        name = f"a{len(self.inputs)}"
+        # as_strided: a root of its own, though it may be a piece of a data set
+        self.inputs[name] = x if type(x) is float else as_strided(x)
+        return Number(x, name) if type(x) is float else self.tracer.traced(self.inputs[name], "argument", name)
 
     # Running --------------------------------------------------------------------------------------------------
 
@@ -91,10 +84,8 @@ class Recording:
             try:
                 result = self._step(*args, **kwargs)
                 returned = self._returned(result)
-                told = tuple(
-                    (id(t), None if g is None else self.tracer.view(g.data)) for t, g in self.gradients.items()
-                )
-                self.tracer.operations.append(operation(None, (returned, told), (), "end", (), "the return"))
+                gradients = tuple([(id(t), self._place(g)) for t, g in self.gradients.items()])
+                self.tracer.operations.append(operation(None, (returned, gradients), (), "end", (), "the return"))
             finally:
                 streams.update(random._streams)
                 self._paused = True
@@ -109,8 +100,7 @@ class Recording:
         def init(tensor: Tensor, data: Any, requires_grad: bool = False, dtype: Any = None) -> None:
             array = data.data if isinstance(data, Tensor) else data
             if type(array) is Traced and dtype is not None:
-                data = array.astype(dtype, copy=False)  # recorded; NumPy's asarray is not
-                dtype = None
+                data, dtype = array.astype(dtype, copy=False), None  # recorded; NumPy's asarray is not
             make(tensor, data, requires_grad, dtype)
 
         def as_array(tensor: Tensor, dtype: Any = None, copy: bool | None = None) -> Array:
@@ -187,6 +177,7 @@ class Recording:
         self._paused = True
         segments = optimizer.advance()
         self._paused = False
+        self._used.clear()  # a replaced array was brought home
         self.around.accept(vars(optimizer), "_present", "_segments")
         for slot in optimizer._slots:
             self.around.accept(vars(slot.tensor), "data")
@@ -202,6 +193,9 @@ class Recording:
                 blocks.append(replace(block, weights=weights, scratch=scratch, state=tuple(state), gradient=gradient))
             traced_segment = replace(segment, blocks=tuple(blocks))
             optimizer.apply(traced_segment, traced_segment.gradient(), numbers)
+
+    def _place(self, gradient: Tensor | None) -> View | None:
+        return None if gradient is None else self.tracer.view(gradient.data)
 
     def _returned(self, x: Any) -> Any:
         """A part of the result, as a replay makes it: arrays are copied."""

@@ -11,19 +11,8 @@ from tinygrad_cifar.nn.module import Module
 from tinygrad_cifar.optim.optimizer import Optimizer
 from tinygrad_cifar.tensor import Tensor
 
-_PLAIN = (
-    Tensor,
-    int,
-    float,
-    str,
-    bytes,
-    type(None),
-    np.ndarray,
-    np.generic,
-    types.ModuleType,
-    type,
-    np.random.Generator,
-)
+_PLAIN = (Tensor, int, float, str, bytes, type(None), np.ndarray, np.generic, types.ModuleType, type,
+          np.random.Generator)  # fmt: skip
 _CLOSED = ("numpy", "tinygrad_cifar.compiler")  # what these packages make is not looked into
 
 
@@ -67,8 +56,7 @@ class Surroundings:
     def accept(self, held: Any, *names: str) -> None:
         """What is there now is what a replay finds."""
         for name in names:
-            place = self.places.get((id(held), name))
-            if place:
+            if place := self.places.get((id(held), name)):
                 self.places[id(held), name] = place._replace(value=place.now())
 
     def watch_all(self, thing: Any) -> list[Any]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from tinygrad_cifar import random
+from tinygrad_cifar.errors import CompileError
 from tinygrad_cifar.operators import Operators
 from tinygrad_cifar.tensor import Array
 
@@ -95,9 +96,12 @@ class Root:
 
 def piece(view: View, memory: Array) -> Array:
     """The array that a view describes, in the memory of its root or in another one."""
-    return np.ndarray(
-        view.shape, view.dtype, memory if memory.flags.c_contiguous else memory.T, view.offset, view.strides
-    )
+    if view[1:] == (0, memory.shape, memory.strides, memory.dtype):
+        return memory
+    if not memory.flags.forc:
+        raise CompileError("the step takes pieces of an array that is not contiguous; pass a contiguous one.")
+    flat = memory if memory.flags.c_contiguous else memory.T
+    return np.ndarray(view.shape, view.dtype, flat, view.offset, view.strides)
 
 
 class Number(NDArrayOperatorsMixin):
@@ -269,8 +273,6 @@ class Tracer:
 
     def add(self, array: Array, kind: str, name: str = "") -> View:
         """The memory of an array as a new root."""
-        if kind == "outside" and not array.flags.forc:
-            self.refuse("an array that is not contiguous comes from outside. Use a copy of it: x.copy().")
         self._numbers[id(array)] = len(self.roots)
         self.roots.append(Root(array, kind, name or f"r{len(self.roots)}"))
         return View(len(self.roots) - 1, 0, array.shape, array.strides, array.dtype)
