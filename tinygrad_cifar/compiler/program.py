@@ -84,16 +84,17 @@ class Program:
 
     def _array(self, view: View) -> str:
         """The name of the array that is this view."""
-        if view not in self._arrays:
-            root = self.roots[view.root]
-            if root.name in self._bound:
-                self._arrays[view] = self._local(view, root)
-            elif view.root in self._offsets:
-                placed_at = view._replace(offset=view.offset + self._offsets[view.root])
-                self._arrays[view] = self.name(piece(placed_at, self.arena), "b")
-            else:
-                self._arrays[view] = self.name(piece(view, root.array), "k" if root.kind == "constant" else "w")
-        return self._arrays[view]
+        name = self._arrays.get(view)
+        if name is None:
+            name = self._arrays[view] = self._new_array(view, self.roots[view.root])
+        return name
+
+    def _new_array(self, view: View, root: Root) -> str:
+        if root.name in self._bound:
+            return self._local(view, root)
+        if view.root in self._offsets:
+            return self.name(piece(view._replace(offset=view.offset + self._offsets[view.root]), self.arena), "b")
+        return self.name(piece(view, root.array), "k" if root.kind == "constant" else "w")
 
     def _local(self, view: View, root: Root) -> str:
         """A view of an array that is another one at each replay: made at each replay."""
@@ -110,12 +111,12 @@ class Program:
         self.lines.append(Line(f"{name} = {code}"))
         return name
 
-    def _operand(self, x: Any, dtype: Any = None) -> str:
-        """``dtype`` is that of the arrays beside a Python number, which takes it on: as a 0-d array it costs less."""
+    def _operand(self, x: Any, op: Operation | None = None) -> str:
         if type(x) is View:
             return self._array(x)
-        if type(x) is Scalar:
-            if dtype is None or not _fits(x, dtype):
+        if type(x) is Scalar:  # as a 0-d array of the dtype that it takes on it costs less
+            dtype = _dtype(x, op)
+            if dtype is None:
                 return x.code
             if (x, dtype) not in self._scalars:
                 self._scalars[x, dtype] = self.name(np.asarray(x.kind(x.code) if x.kind else 0, dtype), "s")
@@ -144,9 +145,7 @@ class Program:
     def _write(self, op: Operation) -> None:
         """The line of an operation."""
         function, out = op.function, op.writes[0] if op.how == "out" else None
-        dtypes = {v.dtype for v in op.reads}
-        one = isinstance(function, np.ufunc) and len(dtypes) == 1 and not any(k == "dtype" for k, _ in op.kwargs)
-        operands = [self._operand(x, min(dtypes) if one else None) for x in op.operands]
+        operands = [self._operand(x, op) for x in op.operands]
         kwargs = [f"{k}={self._operand(v)}" for k, v in op.kwargs]
         root = self.roots[out.root] if out else None
         binds = root is not None and root.kind == "bound" and root.name not in self._bound
@@ -201,7 +200,7 @@ class Program:
             at = f"{held}.{place.name}"
             if isinstance(place.held, dict):
                 at = f"{held}[{place.name!r}]" if place.name in place.held else f"{held}.get({place.name!r})"
-            if isinstance(place.value, Tensor | np.ndarray) and place.value.size < 2:
+            if isinstance(place.value, (Tensor, np.ndarray)) and place.value.size < 2:
                 single.append(f"{at} is not {self.name(place.value, 'v')}")  # two of them may be equal and not the same
             if id(place.held) not in whole:
                 looks.append(at)
@@ -282,8 +281,11 @@ def _title(op: Operation, dot: str) -> str:
     return title if title.replace(".", "").isidentifier() else "function"
 
 
-def _fits(number: Scalar, dtype: Any) -> bool:
-    """Whether a Python number beside an array of this dtype becomes that dtype."""
-    return dtype.kind == "f" or (
-        dtype.kind in "iu" and number.kind is int and np.iinfo(dtype).min <= int(number.code) <= np.iinfo(dtype).max
-    )
+def _dtype(number: Scalar, op: Operation | None) -> np.dtype[Any] | None:
+    """The dtype that a Python number takes on beside the operation's arrays, where they agree on it."""
+    if op is None or not isinstance(op.function, np.ufunc) or "dtype" in dict(op.kwargs):
+        return None
+    dtype, *others = {v.dtype for v in op.reads}
+    whole = dtype.kind in "iu" and number.kind is int
+    fits = dtype.kind == "f" or (whole and np.iinfo(dtype).min <= int(number.code) <= np.iinfo(dtype).max)
+    return dtype if fits and not others else None

@@ -232,19 +232,21 @@ def _plain(x: Any) -> Any:
     return {k: _plain(v) for k, v in x.items()} if kind is dict else x
 
 
-_OURS = (
-    os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep,
-    os.path.dirname(np.__file__) + os.sep,
-    "<",
-)
+_ROOMS = tuple(os.path.dirname(path) + os.sep for path in (os.path.dirname(__file__), np.__file__))
+
+
+@functools.cache
+def _users(file: str) -> str:
+    """The name of a file of the user's, or "" for one of this package or NumPy."""
+    return "" if file.startswith((*_ROOMS, "<")) else os.path.basename(file)
 
 
 def where() -> str:
     """The line of the user's code that is at work: the innermost one outside of this package and NumPy."""
     frame: Any = sys._getframe(1)
-    while frame.f_back and frame.f_code.co_filename.startswith(_OURS):
+    while not (name := _users(frame.f_code.co_filename)) and frame.f_back:
         frame = frame.f_back
-    return f"{frame.f_code.co_filename.rpartition(os.sep)[2]}:{frame.f_lineno}"
+    return f"{name}:{frame.f_lineno}"
 
 
 class Tracer:
