@@ -98,7 +98,7 @@ def _moved(x: Any, places: dict[int, tuple[int, int]]) -> Any:
 
 
 def _moved_operation(op: Operation, places: dict[int, tuple[int, int]]) -> Operation:
-    if places and any(v.root in places for v in (*op.reads, *op.writes)):
+    if places and any([v.root in places for v in (*op.reads, *op.writes)]):
         operands, kwargs, writes = _moved((op.operands, op.kwargs, op.writes), places)
         return operation(op.function, operands, kwargs, op.how, writes, op.line)
     return op

@@ -192,8 +192,7 @@ class Program:
         around = recording.around
         rated = {id(vars(optimizer)) for optimizer, _, _ in recording.rates}
         whole = {id(vars(module)) for module in around.modules}
-        self.relies = [p._replace(value=p.now()) for p in around.places.values()
-                       if not (p.name == "lr" and id(p.held) in rated)]  # fmt: skip
+        self.relies = [p for p in around.places.values() if p.name != "lr" or id(p.held) not in rated]
         looks, single, expected = [], [], []
         for place in self.relies:
             held = self.name(place.held, "x")

@@ -24,13 +24,14 @@ class Place(NamedTuple):
     label: str  # what the user calls it
     value: Any
 
-    def now(self) -> Any:
-        return self.held.get(self.name) if isinstance(self.held, dict) else getattr(self.held, self.name, None)
-
     def changed(self) -> bool:
-        now, value = self.now(), self.value
+        now, value = _look(self.held, self.name), self.value
         plain = isinstance(value, int | float | str) and type(now) is type(value)
         return not (now is value or (plain and now == value))
+
+
+def _look(held: Any, name: str) -> Any:
+    return held.get(name) if isinstance(held, dict) else getattr(held, name, None)
 
 
 class Surroundings:
@@ -50,14 +51,14 @@ class Surroundings:
 
     def watch(self, held: Any, name: str, label: str) -> Any:
         """Watch a place from now on; returns what is there."""
-        place = Place(held, name, label, None)
-        return self.places.setdefault((id(held), name), place._replace(value=place.now())).value
+        place = Place(held, name, label, _look(held, name))
+        return self.places.setdefault((id(held), name), place).value
 
     def accept(self, held: Any, *names: str) -> None:
         """What is there now is what a replay finds."""
         for name in names:
             if place := self.places.get((id(held), name)):
-                self.places[id(held), name] = place._replace(value=place.now())
+                self.places[id(held), name] = place._replace(value=_look(held, name))
 
     def watch_all(self, thing: Any) -> list[Any]:
         names = vars(thing) if isinstance(thing, Module | Optimizer) else self._names & vars(thing).keys()
