@@ -170,30 +170,14 @@ def last_guard(operations: list[Operation]) -> int:
 def placed(operations: list[Operation], roots: list[Root]) -> tuple[dict[int, int], int]:
     """An offset in one arena for every planned root, and the arena's size.
 
-    Roots that are never needed at the same time may lie in the same place; the largest chooses first. An elementwise
-    operation may write over an operand that it is the last to read.
+    Roots that are never needed at the same time may lie in the same place; the largest chooses first.
     """
-    first: dict[int, int] = {}
-    last: dict[int, int] = {}
-    for n, op in enumerate(operations):
-        for v in (*op.reads, *op.writes):
-            if roots[v.root].kind == "planned":
-                first.setdefault(v.root, n)
-                last[v.root] = n
-    guard = last_guard(operations)  # one that fails must not have spoiled what the last replay left
-    last.update({number: len(operations) for number in first if first[number] <= guard})
+    first, last = _lifetimes(operations, roots)
     size = {number: roots[number].array.nbytes for number in first}
-    heirs: dict[int, int] = {}  # root -> the one whose memory it goes on with
+    heirs = _heirs(operations, first, last, size)
     ends = dict(last)
-    for n, op in enumerate(operations):
-        out = op.writes[0] if _elementwise(op) else None
-        if out and first.get(out.root) == n:
-            for v in op.reads:
-                dies = last.get(v.root) == n and v[1:] == out[1:]
-                if dies and size[v.root] == size[out.root] and all(w == v for w in op.reads if w.root == v.root):
-                    origin = heirs[out.root] = heirs.get(v.root, v.root)
-                    ends[origin] = last[out.root]
-                    break
+    for heir, origin in heirs.items():
+        ends[origin] = max(ends[origin], last[heir])
     offsets: dict[int, int] = {}
     taken: list[tuple[int, int, int, int]] = []  # start, stop, first, last: by address
     for number in sorted(first.keys() - heirs.keys(), key=lambda r: (-size[r], first[r])):
@@ -205,5 +189,35 @@ def placed(operations: list[Operation], roots: list[Root]) -> tuple[dict[int, in
             start = max(start, b)
         offsets[number] = start
         insort(taken, (start, start + length, begin, end))
-    offsets.update({number: offsets[origin] for number, origin in heirs.items()})
+    offsets.update({heir: offsets[origin] for heir, origin in heirs.items()})
     return offsets, max((stop for _, stop, _, _ in taken), default=0)
+
+
+def _lifetimes(operations: list[Operation], roots: list[Root]) -> tuple[dict[int, int], dict[int, int]]:
+    """The first and the last operation that touches each planned root."""
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for n, op in enumerate(operations):
+        for v in (*op.reads, *op.writes):
+            if roots[v.root].kind == "planned":
+                first.setdefault(v.root, n)
+                last[v.root] = n
+    guard = last_guard(operations)  # one that fails must not have spoiled what the last replay left
+    last.update({number: len(operations) for number in first if first[number] <= guard})
+    return first, last
+
+
+def _heirs(
+    operations: list[Operation], first: dict[int, int], last: dict[int, int], size: dict[int, int]
+) -> dict[int, int]:
+    """{root: the one whose memory it goes on with}: elementwise operations write over operands that they read last."""
+    heirs: dict[int, int] = {}
+    for n, op in enumerate(operations):
+        if _elementwise(op) and first.get(op.writes[0].root) == n:
+            out = op.writes[0]
+            for v in op.reads:
+                dies = last.get(v.root) == n and v[1:] == out[1:] and size[v.root] == size[out.root]
+                if dies and all(w == v for w in op.reads if w.root == v.root):
+                    heirs[out.root] = heirs.get(v.root, v.root)
+                    break
+    return heirs

@@ -52,7 +52,7 @@ class Program:
         for op in operations[:-1]:
             self._write(op)
         self._end(recording, operations[-1])
-        self.lines = self._guards(recording) + self.lines
+        self.lines = self._guards(recording) + self._numbers(recording) + self.lines
         self.run = self._compiled([line.code for line in self.lines], {})
         for root in self.roots:
             root.array = root.snapshot = _NOTHING  # what the recording computed is not needed any more
@@ -169,55 +169,61 @@ class Program:
 
     def _end(self, recording: Recording, op: Operation) -> None:
         """What a step leaves behind beside arrays, and what it returns."""
+        returned, places = op.operands
         gradients: list[Any] = []
-        code = []
-        returned, told = op.operands
-        for tensor, (_, view) in zip(recording.gradients, told, strict=True):
-            array = self._array(view) if view else ""
-            if view and array not in self.names:
-                code.append(f"{self.name(tensor, 'x')}.grad = {self.name(Tensor, 'f')}({array})")
-            else:  # the program's own memory: the Tensor can always be the same
-                gradients.append((tensor, Tensor(self.names[array]) if view else None))
+        for tensor, (_, view) in zip(recording.gradients, places, strict=True):
+            array = self._array(view) if view else "None"
+            if array in self.names or view is None:  # the program's own memory: the Tensor can always be the same
+                gradients.append((tensor, view and Tensor(self.names[array])))
+            else:
+                self.lines.append(
+                    Line(f"{self.name(tensor, 'x')}.grad = {self.name(Tensor, 'f')}({array})", None, False)
+                )
         versions = [(t.version, t.version[0] - before) for t, before in recording.versions.items()]
         self.names["gradients"] = gradients
         self.names["steps"] = [(slot, slot.steps - before) for slot, before in recording.counts.items()]
         self.names["versions"] = [(version, count) for version, count in versions if count]
-        code.append("for tensor, gradient in gradients: tensor.grad = gradient")
-        code.append("for slot, count in steps: slot.steps += count")
-        code.append("for version, count in versions: version[0] += count")
-        self.lines += [Line(text, None, False) for text in [*code, f"return {self._operand(returned)}"]]
+        for code in [
+            "for tensor, gradient in gradients: tensor.grad = gradient",
+            "for slot, count in steps: slot.steps += count",
+            "for version, count in versions: version[0] += count",
+            f"return {self._operand(returned)}",
+        ]:
+            self.lines.append(Line(code, None, False))
 
     def _guards(self, recording: Recording) -> list[Line]:
-        """The lines before the operations: is everything as it was; and the numbers of this step."""
-        around = recording.around
+        """Is everything as it was?"""
         rated = {id(vars(optimizer)) for optimizer, _, _ in recording.rates}
-        whole = {id(vars(module)) for module in around.modules}
-        self.relies = [p for p in around.places.values() if p.name != "lr" or id(p.held) not in rated]
-        looks, single, expected = [], [], []
+        self.relies = [p for p in recording.around.places.values() if p.name != "lr" or id(p.held) not in rated]
+        whole = {id(vars(module)): vars(module) for module in recording.around.modules}
+        looks = [f"*{self.name(held, 'x')}.values()" for held in whole.values()]
+        expected = [value for held in whole.values() for value in held.values()]
+        single = []
         for place in self.relies:
-            held = self.name(place.held, "x")
-            at = f"{held}.{place.name}"
-            if isinstance(place.held, dict):
-                at = f"{held}[{place.name!r}]" if place.name in place.held else f"{held}.get({place.name!r})"
+            at = f"{self.name(place.held, 'x')}{place.access()}"
             if isinstance(place.value, (Tensor, np.ndarray)) and place.value.size < 2:
                 single.append(f"{at} is not {self.name(place.value, 'v')}")  # two of them may be equal and not the same
             if id(place.held) not in whole:
                 looks.append(at)
                 expected.append(place.value)
-        for module in around.modules:
-            looks.append(f"*{self.name(vars(module), 'x')}.values()")
-            expected += vars(module).values()
-        guards = [f"[{', '.join(looks)}] != {self.name(expected, 'expected')}", *single]
-        self.names["cleared"] = list(recording.cleared)
-        lines = [f"try:\n        if {' or '.join(guards)}: return MISS\n    except (KeyError, ValueError): return MISS"]
-        lines.append("for tensor in cleared:\n        if tensor.grad is not None: return MISS")
+        self.names.update(expected=expected, cleared=list(recording.cleared))
+        changed = " or ".join([f"[{', '.join(looks)}] != expected", *single])
+        return [
+            Line(
+                f"try:\n        if {changed}: return MISS\n    except (KeyError, ValueError): return MISS", None, False
+            ),
+            Line("for tensor in cleared:\n        if tensor.grad is not None: return MISS", None, False),
+        ]
+
+    def _numbers(self, recording: Recording) -> list[Line]:
+        """The numbers of this step."""
+        lines = []
         for k, (optimizer, slot, ahead) in enumerate(recording.rates):
-            numbers = f"{self.name(optimizer, 'x')}.coefficients({self.name(slot, 'x')}.steps + {ahead})"
-            lines.append(f"c{k} = {numbers}")
-        pinned = [f"{code} != {value!r}" for code, value in recording.tracer.pinned.items()]
-        lines += [f"if {' or '.join(pinned)}: return MISS"] if pinned else []
-        lines += [f"{name}[()] = {x.code}" for (x, _), name in self._scalars.items() if not x.kind]
-        return [Line(code, None, code[0] == "c") for code in lines]
+            at = f"{self.name(slot, 'x')}.steps + {ahead}"
+            lines.append(Line(f"c{k} = {self.name(optimizer, 'x')}.coefficients({at})"))
+        for code, value in recording.tracer.pinned.items():
+            lines.append(Line(f"if {code} != {value!r}: return MISS", None, False))
+        return lines + [Line(f"{name}[()] = {x.code}") for (x, _), name in self._scalars.items() if not x.kind]
 
     # Looking at it --------------------------------------------------------------------------------------------
 

@@ -24,6 +24,12 @@ class Place(NamedTuple):
     label: str  # what the user calls it
     value: Any
 
+    def access(self) -> str:
+        """The code behind the holder's name that looks there."""
+        if not isinstance(self.held, dict):
+            return f".{self.name}"
+        return f"[{self.name!r}]" if self.name in self.held else f".get({self.name!r})"
+
     def changed(self) -> bool:
         now, value = _look(self.held, self.name), self.value
         plain = isinstance(value, int | float | str) and type(now) is type(value)

@@ -201,10 +201,9 @@ for _name in dir(np.ndarray):
     if _public or _name in _CONVERSIONS:
         setattr(Traced, _name, _method(_name))
 
-_INSIDE = {operator.setitem, np.copyto}  # functions that change their first operand, as do ufunc.at
+_INSIDE = {operator.setitem, np.copyto}
 COPIES = {np.ndarray.copy, np.ndarray.astype}
-_TAKE_OUT = {np.concatenate, np.matmul, *COPIES}
-
+_TAKE_OUT = {np.concatenate, *COPIES}
 
 _tracer: "Tracer | None" = None  # the one at work
 
@@ -306,8 +305,8 @@ class Tracer:
                 "an array came out of a NumPy function that hides its work from the recording. Use functions of whole "
                 "arrays, or leave the step uncompiled."
             )
-        root = self.roots[self.add(_owner(array), "outside").root]
-        root.snapshot = root.array.copy(order="K")
+        self.add(_owner(array), "outside")
+        self.roots[-1].snapshot = _owner(array).copy(order="K")
         return self.view(array)
 
     # Operations -----------------------------------------------------------------------------------------------
@@ -335,11 +334,7 @@ class Tracer:
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Do it, and write it down. The result's memory tells what happened: a view is no operation."""
-        changes = (
-            (0,)
-            if function in _INSIDE or getattr(function, "__name__", "") == "at"
-            else getattr(function, "changes", ())
-        )
+        changes = _changes(function)
         if changes:
             operands = self.encode(args)
             self.record(function, operands, kwargs, "inside", *[operands[i] for i in changes])
@@ -383,6 +378,12 @@ _LEAVES = (
 )
 _CHANGES = "changes an array in a way that is not recorded. Use a NumPy function that returns a new array."
 _UNSAID = {"dtype": None, "where": True}  # NumPy's defaults, which some of its functions pass on
+
+
+def _changes(function: Any) -> tuple[int, ...]:
+    """Which operands a function changes in place, and returns nothing; one that is not NumPy's says so."""
+    first = function in _INSIDE or getattr(function, "__name__", "") == "at"
+    return (0,) if first else getattr(function, "changes", ())
 
 
 def _kind(function: Any, result: Array) -> str:
