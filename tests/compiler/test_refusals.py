@@ -84,6 +84,27 @@ def test_storing_an_activation_on_the_model():
         call(tg.compile(step))
 
 
+def test_a_tensor_that_gets_another_array():
+    model = nn.Linear(3, 2)
+
+    def step(x, labels):
+        model.weight.data = 0.5 * model.weight.data
+        return model(tg.Tensor(x))
+
+    data = model.weight.data
+    with pytest.raises(CompileError, match=r"test_refusals\.py:\d+: .*another array"):
+        call(tg.compile(step))
+    assert type(model.weight.data) is np.ndarray
+    assert np.array_equal(model.weight.data, 0.5 * data)
+
+
+def test_pieces_of_an_argument_that_is_not_contiguous():
+    step = tg.compile(lambda x: tg.Tensor(x)[1:] * 2)
+    step(X[:, ::2])
+    with pytest.raises(CompileError, match="not contiguous"):
+        step(X[:, ::2])
+
+
 def test_gradients_that_add_up_over_calls():
     model = nn.Linear(3, 2)
 

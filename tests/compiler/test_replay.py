@@ -2,6 +2,7 @@
 
 import tracemalloc
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -222,6 +223,30 @@ def test_forward_alone_and_structured_results():
         assert result["both"][0] == (2, 4)
         assert np.array_equal(result["both"][1][0].numpy(), 2 * x.numpy())
     assert not np.array_equal(kept[-1].numpy(), kept[-2].numpy()), "results are the caller's own"
+
+
+class Pair(NamedTuple):
+    x: Any
+    scale: Any
+
+
+def test_named_tuples_go_in_and_come_out():
+    step = tg.compile(lambda pair: Pair(pair.x * pair.scale, pair.scale))
+    for i in range(5):
+        pair = step(Pair(tg.Tensor(np.arange(3.0) + i), tg.Tensor(np.float64(i))))
+        assert np.array_equal(pair.x.numpy(), (np.arange(3.0) + i) * i)
+        assert pair.scale.item() == i
+
+
+def test_an_argument_changed_in_place():
+    def step(x):
+        x *= 2
+
+    compiled = tg.compile(step)
+    for x in [np.ones((4, 6))] * 5 + [np.ones((4, 12))[:, ::2]] * 5:
+        before = x.copy()
+        compiled(x)
+        assert np.array_equal(x, 2 * before)
 
 
 def test_a_float_argument_is_an_input_and_others_select_a_program():

@@ -84,8 +84,9 @@ class Recording:
             try:
                 result = self._step(*args, **kwargs)
                 returned = self._returned(result)
-                gradients = tuple([(id(t), self._place(g)) for t, g in self.gradients.items()])
-                self.tracer.operations.append(operation(None, (returned, gradients), (), "end", (), "the return"))
+                places = [g if g is None else self.tracer.view(g.data) for g in self.gradients.values()]
+                left = (returned, tuple(zip(map(id, self.gradients), places, strict=True)))
+                self.tracer.operations.append(operation(None, left, (), "end", (), "the return"))
             finally:
                 streams.update(random._streams)
                 self._paused = True
@@ -193,9 +194,6 @@ class Recording:
                 blocks.append(replace(block, weights=weights, scratch=scratch, state=tuple(state), gradient=gradient))
             traced_segment = replace(segment, blocks=tuple(blocks))
             optimizer.apply(traced_segment, traced_segment.gradient(), numbers)
-
-    def _place(self, gradient: Tensor | None) -> View | None:
-        return None if gradient is None else self.tracer.view(gradient.data)
 
     def _returned(self, x: Any) -> Any:
         """A part of the result, as a replay makes it: arrays are copied."""

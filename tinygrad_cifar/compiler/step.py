@@ -133,7 +133,7 @@ def _add(x: Any, key: list[Any], inputs: list[Any]) -> None:
     elif kind is float:
         key.append(float)
         inputs.append(x)
-    elif kind in (list, tuple, dict):
+    elif kind in (list, tuple, dict) or hasattr(x, "_fields"):
         key.append((kind, *(x if kind is dict else (len(x),))))
         for i in x.values() if kind is dict else x:
             _add(i, key, inputs)
