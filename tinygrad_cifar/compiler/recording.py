@@ -226,7 +226,7 @@ class Recording:
         """In what this recording differs from the one before, or ""."""
         ours, theirs = self.tracer, before.tracer
         for a, b in zip(theirs.operations, ours.operations, strict=False):
-            if a != b:
+            if a[:-1] != b[:-1]:  # the line is no matter: the step may be called from several
                 _check_numbers(a, b, b.line)
                 return f"{b.line} does something else than {a.line} did"
         if len(ours.operations) != len(theirs.operations) or self.rates != before.rates:

@@ -55,7 +55,7 @@ class Operation(NamedTuple):
     how: Any  # "out": writes[0] takes the result; "inside": writes are operands; a bool: a guard of that truth; "end"
     writes: tuple[View, ...]
     reads: tuple[View, ...]
-    line: str  # of the user's code
+    line: str  # of the user's code; the last field, which is not compared
 
 
 def operation(function: Any, operands: Any, kwargs: Any, how: Any, writes: tuple[View, ...], line: str) -> Operation:
