@@ -22,7 +22,7 @@ def simplified(operations: list[Operation], tracer: Tracer) -> list[Operation]:
     """The operations that are needed, once each, with the guards and what they depend on in front."""
     roots = tracer.roots
     needed = _needed(_once(_spread(operations, tracer), roots), roots)
-    return _guards_first(_gathered(needed, roots), roots)
+    return _gathered(_guards_first(needed, roots), roots)
 
 
 def _spread(operations: list[Operation], tracer: Tracer) -> list[Operation]:
@@ -110,17 +110,18 @@ def _gathered(operations: list[Operation], roots: list[Root]) -> list[Operation]
     places: dict[int, tuple[int, int]] = {}
     chosen = []
     for n, op in enumerate(operations):
-        if op.function is np.concatenate and op.kwargs == (("axis", None),) and writes[op.writes[0].root] == 1:
-            sources: tuple[View, ...] = op.operands[0].parts[0]
+        if op.function is np.concatenate and op.kwargs == (("axis", None),):
+            out, sources = op.writes[0], op.operands[0].parts[0]
+            whole = out.offset == 0 and roots[out.root].kind == "planned" and writes[out.root] == 1
             arrays = [piece(v, roots[v.root].array) for v in sources]
             fits = [
-                roots[v.root].kind == "planned" and last_write[v.root] < n and array.flags.c_contiguous
-                and array.nbytes == roots[v.root].array.nbytes
+                roots[v.root].kind == "planned" and last_write[v.root] < n and v.dtype == out.dtype
+                and array.flags.c_contiguous and array.nbytes == roots[v.root].array.nbytes
                 for v, array in zip(sources, arrays, strict=True)
             ]  # fmt: skip
-            if all(fits) and len({v.root for v in sources} - places.keys()) == len(sources):
+            if whole and all(fits) and len({v.root for v in sources} - places.keys()) == len(sources):
                 starts = itertools.accumulate([array.nbytes for array in arrays], initial=0)
-                places.update({v.root: (op.writes[0].root, start) for v, start in zip(sources, starts, strict=False)})
+                places.update({v.root: (out.root, start) for v, start in zip(sources, starts, strict=False)})
                 continue
         chosen.append(op)
     return [_moved_operation(op, places) for op in chosen]

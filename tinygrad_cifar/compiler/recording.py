@@ -172,12 +172,16 @@ class Recording:
         """An optimiser's step: its bookkeeping is left to the program's end, its arithmetic is recorded."""
         self.around.reach(optimizer)
         for slot in optimizer._slots:
+            self._data(slot.tensor)
             self._gradient(slot.tensor)
-            self.versions.setdefault(slot.tensor, slot.tensor.version[0])
             self.counts.setdefault(slot, slot.steps)
+        if type(optimizer).advance is not Optimizer.advance:
+            self.tracer.refuse("this optimiser has an advance() of its own, which a replay would leave out.")
         self._paused = True
-        segments = optimizer.advance()
-        self._paused = False
+        try:
+            segments = optimizer.advance()
+        finally:
+            self._paused = False
         self._used.clear()  # a replaced array was brought home
         self.around.accept(vars(optimizer), "_present", "_segments")
         for slot in optimizer._slots:
@@ -200,7 +204,7 @@ class Recording:
         if isinstance(x, Tensor | np.ndarray):
             array = np.asarray(x.data if isinstance(x, Tensor) else x)
             copy = self.tracer.add(array.copy(order="K"), "bound")
-            self.tracer.record(np.ndarray.copy, (self.tracer.view(array), "K"), {}, "out", copy)
+            self.tracer.record(np.array, (self.tracer.view(array),), {}, "out", copy)
             return Call(Tensor, (copy,)) if isinstance(x, Tensor) else Call(operator.getitem, (copy, ()))
         if type(x) is dict:
             return Call(dict, (tuple((k, self._returned(v)) for k, v in x.items()),))

@@ -185,13 +185,19 @@ class Traced(np.ndarray[Any, Any]):
     def fill(self, value: Any) -> None:
         self[...] = value
 
+    @property
+    def flat(self) -> Any:
+        if _tracer:
+            _tracer.refuse(f"flat {_CHANGES}")
+        return _plain(self).flat
+
 
 def _method(name: str) -> Callable[..., Any]:
     function = getattr(np.ndarray, name)
     return lambda self, *args, **kwargs: _call(function, (self, *args), kwargs)
 
 
-_REDUCTIONS = ["sum", "mean", "var", "std", "max", "min", "prod", "any", "all", "clip", "round"]
+_REDUCTIONS = ["sum", "mean", "var", "std", "max", "min", "prod", "any", "all", "clip"]
 _DECOMPOSED = {np.amax, np.amin, *[getattr(np, name) for name in _REDUCTIONS]}  # made of ufuncs, which are recorded
 _CONVERSIONS = ["__float__", "__int__", "__index__", "__complex__", "__contains__"]
 _ABOUT_SHAPE = {np.shape, np.ndim, np.size, np.may_share_memory, np.shares_memory, np.result_type, np.can_cast,
@@ -291,8 +297,9 @@ class Tracer:
             owner = getattr(owner, "base", None)
             if owner is None:
                 return None
-        whole = array.nbytes == owner.nbytes and array.flags.forc
-        offset = 0 if whole else _address(array) - self.roots[number].address
+        root = self.roots[number]
+        whole = array.nbytes == root.array.nbytes and array.flags.forc and root.array.flags.forc
+        offset = 0 if whole else _address(array) - root.address
         return View(number, offset, array.shape, array.strides, array.dtype)
 
     def view(self, array: Array) -> View:
@@ -351,8 +358,9 @@ class Tracer:
             return result
         result = np.asarray(result)
         if self.find(result) is None or not result.size:
-            operands = self.encode(args)
-            self.record(function, operands, kwargs, "out", self.add(result, _kind(function, result)))
+            operands, out = self.encode(args), self.add(result, _kind(function, result))
+            self._numbers.setdefault(id(_owner(result)), out.root)
+            self.record(function, operands, kwargs, "out", out)
         return result.view(Traced)
 
     def _into(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
