@@ -45,6 +45,16 @@ def test_a_generator_of_ones_own():
         call(tg.compile(lambda x, labels: tg.Tensor(x) * rng.random(3, np.float32)))
 
 
+def test_an_array_that_nobody_reads_is_no_leak():
+    rng = np.random.default_rng(0)
+
+    def step(x, labels):
+        tg.Tensor(rng.random(3))
+        return tg.Tensor(x) * 2
+
+    call(tg.compile(step))
+
+
 def test_counting_inside_the_step():
     class Loop:
         steps = 0

@@ -45,7 +45,7 @@ def tree(x: Any, leaf: Callable[[Any], Any]) -> Any:
 class Recording:
     """What one call of the step did."""
 
-    def __init__(self, step: Callable[..., Any], args: Any, kwargs: Any, before: "Recording | None"):
+    def __init__(self, before: "Recording | None" = None):
         self.tracer, self.around = Tracer(), Surroundings()
         self.inputs: dict[str, Any] = {}  # the arguments that are arrays and floats
         self.rates: list[tuple[Optimizer, Slot, int]] = []  # the optimisers' numbers: at which of the slot's updates
@@ -58,7 +58,6 @@ class Recording:
         self._made: dict[Tensor, None] = {}  # by the step itself, or while it ran
         self._used: dict[Tensor, Traced] = {}  # the data of those that were there before
         self._paused = False
-        self._step, self._args, self._kwargs = step, args, kwargs
 
     def _argument(self, x: Any) -> Any:
         if isinstance(x, Tensor):
@@ -75,14 +74,14 @@ class Recording:
 
     # Running --------------------------------------------------------------------------------------------------
 
-    def run(self) -> Any:
+    def run(self, step: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Do the step for real."""
-        args, kwargs = tree((self._args, self._kwargs), self._argument)
-        self.around.reach(self._step)
+        args, kwargs = tree((args, kwargs), self._argument)
+        self.around.reach(step)
         streams = random._streams
         with self.tracer, _replaced(*self._watching()):
             try:
-                result = self._step(*args, **kwargs)
+                result = step(*args, **kwargs)
                 returned = self._returned(result)
                 places = [g if g is None else self.tracer.view(g.data) for g in self.gradients.values()]
                 left = (returned, tuple(zip(map(id, self.gradients), places, strict=True)))
@@ -235,6 +234,8 @@ class Recording:
                 return f"{b.line} does something else than {a.line} did"
         if len(ours.operations) != len(theirs.operations) or self.rates != before.rates:
             return f"{len(ours.operations)} operations in place of {len(theirs.operations)}"
+        if [r.snapshot is None for r in ours.roots] != [r.snapshot is None for r in theirs.roots]:
+            return "other memory is used"
         for number, (x, y) in enumerate(zip(theirs.roots, ours.roots, strict=True)):
             if y.snapshot is not None:
                 self._check_constant(x, y, number)
@@ -246,12 +247,14 @@ class Recording:
         if before.array is not root.array:
             root.kind = "constant"
         if not _same_bytes(then, root.snapshot):
-            reader = next(op for op in self.tracer.operations if any(v.root == number for v in op.reads))
-            raise CompileError(
-                f"{reader.line}: an array whose values change from call to call enters here, made by what the "
-                "recording cannot see (np.asarray, np.array, a file, a generator of one's own). Make it an argument of "
-                "the step, Tensor(x) where it is an ndarray; draw random numbers from tinygrad_cifar.random.stream."
-            )
+            for op in self.tracer.operations:
+                if any(v.root == number for v in op.reads):
+                    raise CompileError(
+                        f"{op.line}: an array whose values change from call to call enters here, made by what the "
+                        "recording cannot see (np.asarray, np.array, a file, a generator of one's own). Make it an "
+                        "argument of the step, Tensor(x) where it is an ndarray; draw random numbers from "
+                        "tinygrad_cifar.random.stream."
+                    )
 
     def operations(self) -> list[Operation]:
         """The operations, with constants that the step itself changes set anew at each replay."""

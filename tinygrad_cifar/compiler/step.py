@@ -80,8 +80,8 @@ class CompiledStep:
         start = time.perf_counter()
         before, programs = self._candidates.pop(key, None), self.programs.setdefault(key, [])
         changed = programs[-1].changed() if programs else "arguments of a new kind"
-        recording = Recording(self.step, args, kwargs, before)
-        result = recording.run()
+        recording = Recording(before)
+        result = recording.run(self.step, args, kwargs)
         try:
             recording.check()
             reason = recording.difference(before) if before else changed
