@@ -91,7 +91,7 @@ def _moved(x: Any, places: dict[int, tuple[int, int]]) -> Any:
     """Operands that lie elsewhere: ``places`` tells of a root, in which other one it is, and where."""
     if type(x) is View and x.root in places:
         root, offset = places[x.root]
-        return x._replace(root=root, offset=offset + x.offset)
+        return View(root, offset + x.offset, *x[2:])
     if type(x) is Call:
         return Call(x.make, _moved(x.parts, places))
     return tuple([_moved(i, places) for i in x]) if type(x) is tuple else x

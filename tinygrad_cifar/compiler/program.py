@@ -93,7 +93,7 @@ class Program:
         if root.name in self._bound:
             return self._local(view, root)
         if view.root in self._offsets:
-            return self.name(piece(view._replace(offset=view.offset + self._offsets[view.root]), self.arena), "b")
+            return self.name(piece(view, self.arena, self._offsets[view.root]), "b")
         return self.name(piece(view, root.array), "k" if root.kind == "constant" else "w")
 
     def _local(self, view: View, root: Root) -> str:

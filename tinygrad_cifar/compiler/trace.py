@@ -94,14 +94,14 @@ class Root:
         return self.kind in ("planned", "bound", "constant")
 
 
-def piece(view: View, memory: Array) -> Array:
-    """The array that a view describes, in the memory of its root or in another one."""
+def piece(view: View, memory: Array, start: int = 0) -> Array:
+    """The array that a view describes, in the memory of its root, or ``start`` bytes into another one."""
     if view[1:] == (0, memory.shape, memory.strides, memory.dtype):
         return memory
     if not memory.flags.forc:
         raise CompileError("the step takes pieces of an array that is not contiguous; pass a contiguous one.")
     flat = memory if memory.flags.c_contiguous else memory.T
-    return np.ndarray(view.shape, view.dtype, flat, view.offset, view.strides)
+    return np.ndarray(view.shape, view.dtype, flat, start + view.offset, view.strides)
 
 
 class Number(NDArrayOperatorsMixin):
@@ -359,7 +359,7 @@ class Tracer:
         result = np.asarray(result)
         if self.find(result) is None or not result.size:
             operands, out = self.encode(args), self.add(result, _kind(function, result))
-            self._numbers.setdefault(id(_owner(result)), out.root)
+            self._numbers.setdefault(id(_owner(result)), out.root)  # of which the result may be a view
             self.record(function, operands, kwargs, "out", out)
         return result.view(Traced)
 
