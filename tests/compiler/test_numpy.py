@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import tinygrad_cifar as tg
+from tinygrad_cifar import random
 from tinygrad_cifar.errors import CompileError
 
 METHODS = [
@@ -34,6 +35,33 @@ REFUSED = {
     "put": lambda x: changed(x * 1, lambda y: np.put(y, [0], 5)), "sort": lambda x: changed(x * 1, lambda y: y.sort()),
     "flat": lambda x: changed(x * 1, lambda y: y.flat.__setitem__(0, 5)),
 }  # fmt: skip
+
+
+DRAWS = {
+    "random": lambda rng, x: rng.random(x.shape, np.float32),
+    "standard_normal": lambda rng, x: rng.standard_normal(size=(4, 3)), "normal": lambda rng, x: rng.normal(size=3),
+    "uniform": lambda rng, x: rng.uniform(-1, 1, (4, 1)), "integers": lambda rng, x: rng.integers(3, size=4)[:, None],
+    "permutation": lambda rng, x: rng.permutation(3), "choice": lambda rng, x: rng.choice(5, 3, replace=False),
+    "of arrays": lambda rng, x: rng.normal(x, 2), "permuted": lambda rng, x: rng.permutation(x),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_draws_from_a_stream(draw):
+    def step(x):
+        return x.data * draw(random.stream("dropout"), x.data)
+
+    results = []
+    for function in (step, tg.compile(step)):
+        tg.manual_seed(5)
+        results.append([function(tg.Tensor(np.full((4, 3), i, np.float32))) for i in range(1, 6)])
+    assert np.array_equal(*results)
+
+
+@pytest.mark.parametrize("draw", [lambda rng, x: rng.shuffle(x), lambda rng, x: rng.random()])
+def test_draws_that_give_no_array_are_refused(draw):
+    with pytest.raises(CompileError, match=r"test_numpy\.py:\d+: .*no array"):
+        tg.compile(lambda x: draw(random.stream("dropout"), x.data))(tg.Tensor(np.ones(3)))
 
 
 def changed(x, change):

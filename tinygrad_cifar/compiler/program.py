@@ -38,7 +38,6 @@ class Program:
                                       "inf": np.inf}  # fmt: skip
         self._named = {id(value): name for name, value in self.names.items()}
         self._arrays: dict[View, str] = {}
-        self._bound = {root.name for root in self.roots if root.kind == "argument"}  # local variables by now
         self._scalars: dict[tuple[Scalar, Any], str] = {}
         self._constants: dict[Any, str] = {}
         operations = simplified(recording.operations(), recording.tracer)
@@ -90,7 +89,7 @@ class Program:
         return name
 
     def _new_array(self, view: View, root: Root) -> str:
-        if root.name in self._bound:
+        if root.kind == "argument":
             return self._local(view, root)
         if view.root in self._offsets:
             return self.name(piece(view, self.arena, self._offsets[view.root]), "b")
@@ -147,40 +146,30 @@ class Program:
         function, out = op.function, op.writes[0] if op.how == "out" else None
         operands = [self._operand(x, op) for x in op.operands]
         kwargs = [f"{k}={self._operand(v)}" for k, v in op.kwargs]
-        root = self.roots[out.root] if out else None
-        binds = root is not None and root.kind == "bound" and root.name not in self._bound
         if function is bool:
             self.lines.append(Line(f"if bool({operands[0]}) is not {op.how}: return MISS", op, False))
             return
-        if function in COPIES and out and not binds:
+        if function in (np.maximum, np.minimum) and out:
+            operands = [self._filled(x, name, out) for x, name in zip(op.operands, operands, strict=True)]
+        fills = _takes_out(function)
+        if out and fills:  # by position is quicker, where it is allowed
+            positional = isinstance(function, np.ufunc) and not kwargs and function not in (np.maximum, np.minimum)
+            kwargs.append(f"{'' if positional else 'out='}{self._array(out)}")
+        name = self._named.get(id(function)) or self.name(function, _title(op, "_"))
+        code = f"{name}({', '.join([*operands, *kwargs])})"
+        if out and function in COPIES:
             code = f"copyto({self._array(out)}, {operands[0]}, 'unsafe')"
-        else:
-            if function in (np.maximum, np.minimum) and out:
-                operands = [self._filled(x, name, out) for x, name in zip(op.operands, operands, strict=True)]
-            if out and not binds:
-                positional = isinstance(function, np.ufunc) and not kwargs and function not in (np.maximum, np.minimum)
-                kwargs.append(f"{'' if positional else 'out='}{self._array(out)}")
-            name = self._named.get(id(function)) or self.name(function, _title(op, "_"))
-            code = f"{name}({', '.join([*operands, *kwargs])})"
-        if root and binds:
-            self._bound.add(root.name)
-            code = f"{root.name} = {code}"
+        elif out and not fills:
+            code = f"copyto({self._array(out)}, {code})"
         self.lines.append(Line(code, op))
 
     def _end(self, recording: Recording, op: Operation) -> None:
         """What a step leaves behind beside arrays, and what it returns."""
         returned, places = op.operands
-        gradients: list[Any] = []
-        for tensor, (_, view) in zip(recording.gradients, places, strict=True):
-            array = self._array(view) if view else "None"
-            if array in self.names or view is None:  # the program's own memory: the Tensor can always be the same
-                gradients.append((tensor, view and Tensor(self.names[array])))
-            else:
-                self.lines.append(
-                    Line(f"{self.name(tensor, 'x')}.grad = {self.name(Tensor, 'f')}({array})", None, False)
-                )
+        views = zip(recording.gradients, [view for _, view in places], strict=True)
+        # The memory is the program's own, so the Tensor can always be the same.
+        self.names["gradients"] = [(t, view and Tensor(self.names[self._array(view)])) for t, view in views]
         versions = [(t.version, t.version[0] - before) for t, before in recording.versions.items()]
-        self.names["gradients"] = gradients
         self.names["steps"] = [(slot, slot.steps - before) for slot, before in recording.counts.items()]
         self.names["versions"] = [(version, count) for version, count in versions if count]
         for code in [
@@ -284,6 +273,14 @@ def _title(op: Operation, dot: str) -> str:
         name = op.function.method
     title = f"{owner.__name__}{dot}{name}" if isinstance(owner, np.ufunc) else name
     return title if title.replace(".", "").isidentifier() else "function"
+
+
+def _takes_out(function: Any) -> bool:
+    """Whether the result can be written into a ready buffer."""
+    name, owner = getattr(function, "__name__", ""), getattr(function, "__self__", None)
+    fills = type(function) is Draw and function.method in ("random", "standard_normal")
+    reduces = isinstance(owner, np.ufunc) and name in ("reduce", "accumulate")
+    return isinstance(function, np.ufunc) or function is np.concatenate or reduces or fills
 
 
 def _dtype(number: Scalar, op: Operation | None) -> np.dtype[Any] | None:

@@ -83,7 +83,7 @@ class Recording:
             try:
                 result = step(*args, **kwargs)
                 returned = self._returned(result)
-                places = [g if g is None else self.tracer.view(g.data) for g in self.gradients.values()]
+                places = [g if g is None else self._kept(g.data) for g in self.gradients.values()]
                 left = (returned, tuple(zip(map(id, self.gradients), places, strict=True)))
                 self.tracer.operations.append(operation(None, left, (), "end", (), "the return"))
             finally:
@@ -198,13 +198,17 @@ class Recording:
             traced_segment = replace(segment, blocks=tuple(blocks))
             optimizer.apply(traced_segment, traced_segment.gradient(), numbers)
 
+    def _kept(self, gradient: Array) -> View:
+        """The program's own memory, where an argument is the gradient."""
+        view = self.tracer.view(gradient)
+        return self.tracer.view(gradient.copy()) if self.tracer.roots[view.root].kind == "argument" else view
+
     def _returned(self, x: Any) -> Any:
         """A part of the result, as a replay makes it: arrays are copied."""
-        if isinstance(x, Tensor | np.ndarray):
-            array = np.asarray(x.data if isinstance(x, Tensor) else x)
-            copy = self.tracer.add(array.copy(order="K"), "bound")
-            self.tracer.record(np.array, (self.tracer.view(array),), {}, "out", copy)
-            return Call(Tensor, (copy,)) if isinstance(x, Tensor) else Call(operator.getitem, (copy, ()))
+        if isinstance(x, Tensor):
+            return Call(Tensor, (Call(np.array, (self.tracer.view(x.data),)),))
+        if isinstance(x, np.ndarray):
+            return Call(operator.getitem, (Call(np.array, (self.tracer.view(x),)), ()))
         if type(x) is dict:
             return Call(dict, (tuple((k, self._returned(v)) for k, v in x.items()),))
         if isinstance(x, tuple | list):

@@ -75,9 +75,9 @@ def views(nested: Any, found: list[View]) -> list[View]:
 class Root:
     """A piece of memory.
 
-    ``kind`` says where it comes from at a replay: "planned" is a buffer of the program; "bound" is the result of a
-    function that takes no ``out=``; "argument" is one of the step's; "outside" is memory that stays where it is, such
-    as a parameter; "constant" was made by the step and is the same at each call.
+    ``kind`` says where it comes from at a replay: "planned" is a piece of the program's arena; "own" is the program's,
+    too, but cannot lie there; "argument" is one of the step's; "outside" is memory that stays where it is, such as a
+    parameter; "constant" was made by the step and is the same at each call.
     """
 
     def __init__(self, array: Array, kind: str, name: str):
@@ -91,7 +91,7 @@ class Root:
     @property
     def temporary(self) -> bool:
         """Whether the program itself makes the memory, so that nobody else sees it."""
-        return self.kind in ("planned", "bound", "constant")
+        return self.kind in ("planned", "own", "constant")
 
 
 def piece(view: View, memory: Array, start: int = 0) -> Array:
@@ -151,11 +151,13 @@ class Draws:
 
 
 def _drawn(method: Callable[..., Any], draw: Draw, *args: Any, **kwargs: Any) -> Any:
-    array = np.asarray(method(*args, **kwargs))
-    if _tracer:
-        out = _tracer.add(array, "planned" if draw.method in ("random", "standard_normal") else "bound")
-        _tracer.record(draw, _tracer.encode(args), kwargs, "out", out)
-    return array.view(Traced)
+    result = method(*args, **kwargs)
+    if _tracer and not isinstance(result, np.ndarray):
+        _tracer.refuse(f"{draw.method} gives no array, which is not recorded. Draw an array: size=1, or a permutation.")
+    elif _tracer:
+        _tracer.record(draw, _tracer.encode(args), kwargs, "out", _tracer.add(result, "planned"))
+        return result.view(Traced)
+    return result
 
 
 class Traced(np.ndarray[Any, Any]):
@@ -209,7 +211,6 @@ for _name in dir(np.ndarray):
 
 _INSIDE = {operator.setitem, np.copyto}
 COPIES = {np.ndarray.copy, np.ndarray.astype}
-_TAKE_OUT = {np.concatenate, *COPIES}
 
 _tracer: "Tracer | None" = None  # the one at work
 
@@ -358,7 +359,8 @@ class Tracer:
             return result
         result = np.asarray(result)
         if self.find(result) is None or not result.size:
-            operands, out = self.encode(args), self.add(result, _kind(function, result))
+            lies = result.flags.forc and not result.dtype.hasobject
+            operands, out = self.encode(args), self.add(result, "planned" if lies else "own")
             self._numbers.setdefault(id(_owner(result)), out.root)  # of which the result may be a view
             self.record(function, operands, kwargs, "out", out)
         return result.view(Traced)
@@ -392,15 +394,6 @@ def _changes(function: Any) -> tuple[int, ...]:
     """Which operands a function changes in place, and returns nothing; one that is not NumPy's says so."""
     first = function in _INSIDE or getattr(function, "__name__", "") == "at"
     return (0,) if first else getattr(function, "changes", ())
-
-
-def _kind(function: Any, result: Array) -> str:
-    """Whether the result can be written into a ready buffer."""
-    owner = getattr(function, "__self__", None)
-    takes = function.nout == 1 if isinstance(function, np.ufunc) else (
-        function in _TAKE_OUT or (isinstance(owner, np.ufunc) and function.__name__ in ("reduce", "accumulate"))
-    )  # fmt: skip
-    return "planned" if takes and not result.dtype.hasobject and result.flags.forc else "bound"
 
 
 def _address(array: Array) -> int:
