@@ -197,12 +197,9 @@ class Program:
                 expected.append(place.value)
         self.names.update(expected=expected, cleared=list(recording.cleared))
         changed = " or ".join([f"[{', '.join(looks)}] != expected", *single])
-        return [
-            Line(
-                f"try:\n        if {changed}: return MISS\n    except (KeyError, ValueError): return MISS", None, False
-            ),
-            Line("for tensor in cleared:\n        if tensor.grad is not None: return MISS", None, False),
-        ]
+        changed = f"try:\n        if {changed}: return MISS\n    except (KeyError, ValueError): return MISS"
+        left = "for tensor in cleared:\n        if tensor.grad is not None: return MISS"
+        return [Line(changed, None, False), Line(left, None, False)]
 
     def _numbers(self, recording: Recording) -> list[Line]:
         """The numbers of this step."""

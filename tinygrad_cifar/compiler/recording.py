@@ -15,18 +15,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from tinygrad_cifar import random
 from tinygrad_cifar.compiler.surroundings import Surroundings
-from tinygrad_cifar.compiler.trace import (
-    Call,
-    Draws,
-    Number,
-    Operation,
-    Root,
-    Scalar,
-    Traced,
-    Tracer,
-    View,
-    operation,
-)
+from tinygrad_cifar.compiler.trace import Call, Draws, Number, Operation, Root, Scalar, Traced, Tracer, View, operation
 from tinygrad_cifar.errors import CompileError
 from tinygrad_cifar.nn.module import Module
 from tinygrad_cifar.optim.optimizer import Optimizer, Slot
