@@ -50,7 +50,7 @@ PARTS = (
     Part("batch-32", "The same in batches of 32", f"step --rounds 3 --batch 32 {NEAR}", step.summary, step.plot),
     Part("batch-256", "In batches of 256", f"step --rounds 3 --batch 256 {NEAR}", step.summary, step.plot),
     Part("float64", "In float64", f"step --rounds 3 --dtype float64 {NEAR}", step.summary, step.plot),
-    Part("scaling", "Depth, width and batch", "scaling --rounds 3", scaling.summary, scaling.plot),
+    Part("scaling", "Depth, width and batch", "scaling --rounds 2", scaling.summary, scaling.plot),
     Part("epoch", "An epoch, data included", "epoch --rounds 5", epoch_summary),
     Part("recipe", "A whole training", "recipe --rounds 3", recipe.summary),
 )

@@ -1,7 +1,10 @@
 """The sigmoid network: L2, SGD against Adam, and exponential decay, ten repeats each."""
 
+from math import sqrt
+from statistics import fmean, pvariance
+
 from tinygrad_cifar.recipes import gradients, shows
-from tinygrad_cifar.recipes.recipe import Claim, Document, Recipe, Setting
+from tinygrad_cifar.recipes.recipe import Claim, Document, Group, Recipe, Setting
 from tinygrad_cifar.train import Config
 
 BASE = Config(
@@ -11,6 +14,16 @@ BASE = Config(
 ADAM = BASE.with_settings(optimizer="adam")
 RATES = (0.001, 0.01, 0.1, 0.2, 0.3, 0.5)
 REPEATS = 10
+
+
+def _test_losses(group: Group) -> list[float]:
+    return [run.test["loss"][-1] for run in group if not run.failed]
+
+
+def _clearly_below(less: list[float], more: list[float]) -> bool:
+    """The difference of the means is more than two of its standard errors."""
+    return fmean(more) - fmean(less) > 2 * sqrt(pvariance(less) / len(less) + pvariance(more) / len(more))
+
 
 SIGMOID = Document(
     "sigmoid",
@@ -78,8 +91,11 @@ SIGMOID = Document(
             },
             (shows.after_training, shows.bands),
             (
-                Claim("A larger k ends with a lower loss.",
-                      lambda r: r["k=0.1"].final_test("loss") < r["k=0.0001"].final_test("loss")),
+                Claim("A larger k ends with a lower loss on the training images.",
+                      lambda r: r["k=0.1"].final("train_loss") < r["k=0.01"].final("train_loss")
+                      < r["k=0.0001"].final("train_loss")),
+                Claim("A larger k ends with a lower loss on the test images, by more than the noise of seeds.",
+                      lambda r: _clearly_below(_test_losses(r["k=0.1"]), _test_losses(r["k=0.0001"]))),
             ),
             ("The document's caption calls the decay rates regularisation parameter values.",),
             repeats=REPEATS,
