@@ -9,7 +9,6 @@ with one, in turns.
 
 import dataclasses
 import importlib
-import json
 import os
 import statistics
 
@@ -47,7 +46,7 @@ def measure(names: tuple[str, ...], network: Network, images: int, rounds: int) 
 
 
 def rows(times: dict[str, list[float]]) -> list[list[str]]:
-    medians = {name: statistics.median(of) for name, of in times.items()}
+    medians = harness.medians(times)
     result = []
     for name, seconds in medians.items():
         peer = medians.get(f"torch_eager {name.split()[1].removeprefix('compiled_')}")
@@ -65,6 +64,16 @@ def data_cost(times: dict[str, list[float]]) -> str:
     return f"data cost {added(''):+.1%} over the bare eager steps, {added('compiled_'):+.1%} over the compiled ones"
 
 
+def summary(record: dict) -> str:
+    """The record of a run as Markdown: the table, what the data cost, and where it was measured."""
+    table = harness.markdown(["program", "s an epoch", "over torch_eager"], rows(record["seconds"]))
+    data = f"Threads as they are: {data_cost(record['seconds'])}."
+    one_thread = f"One BLAS thread: {data_cost(record['seconds_one_thread'])}."
+    skipped = [f"skipped {name}: {reason}" for name, reason in record["skipped"].items()]
+    where = f"{record['network']}; {record['images']:,} images; {harness.describe(record['environment'])}"
+    return "\n\n".join([table, f"{data} {one_thread}", *skipped, where])
+
+
 def main() -> None:
     parser = harness.parser(__doc__.splitlines()[0], EXAMPLES)
     parser.add_argument("--network", choices=NETWORKS, default="3-layer-bn")
@@ -75,15 +84,9 @@ def main() -> None:
     times, skipped = measure(PROGRAMS, network, images, rounds)
     os.environ |= dict.fromkeys(BLAS_THREADS, "1")  # for the workers that start now
     one_thread, _ = measure(OURS, network, images, rounds)
-    print(harness.markdown(["program", "s an epoch", "over torch_eager"], rows(times)))
-    print(f"\nthreads as they are: {data_cost(times)}\none BLAS thread: {data_cost(one_thread)}")
-    for name, reason in skipped.items():
-        print(f"\nskipped {name}: {reason}")
-    print(f"\n{network}; {images:,} images; {harness.describe(environment)}")
-    if arguments.json:
-        record = {"environment": environment, "network": str(network), "images": images,
-                  "seconds": times, "seconds_one_thread": one_thread}  # fmt: skip
-        arguments.json.write_text(json.dumps(record, indent=1))
+    record = {"environment": environment, "network": str(network), "images": images,
+              "seconds": times, "seconds_one_thread": one_thread, "skipped": skipped}  # fmt: skip
+    harness.deliver(arguments, record, summary(record))
 
 
 if __name__ == "__main__":

@@ -35,14 +35,6 @@ class Part(NamedTuple):
     plot: Callable[[dict, Path], None] | None = None
 
 
-def epoch_summary(record: dict) -> str:
-    table = harness.markdown(["program", "s an epoch", "over torch_eager"], epoch.rows(record["seconds"]))
-    data = f"Threads as they are: {epoch.data_cost(record['seconds'])}."
-    one_thread = f"One BLAS thread: {epoch.data_cost(record['seconds_one_thread'])}."
-    where = f"{record['network']}; {record['images']:,} images; {harness.describe(record['environment'])}"
-    return f"{table}\n\n{data} {one_thread}\n\n{where}"
-
-
 # The peers that are far behind are measured once, with the networks' own batches.
 NEAR = "--programs limit,numpy_hand,torch_eager,torch_compile,jax_jit,tinygrad_cifar_eager,tinygrad_cifar_compile"
 PARTS = (
@@ -51,7 +43,7 @@ PARTS = (
     Part("batch-256", "In batches of 256", f"step --rounds 3 --batch 256 {NEAR}", step.summary, step.plot),
     Part("float64", "In float64", f"step --rounds 3 --dtype float64 {NEAR}", step.summary, step.plot),
     Part("scaling", "Depth, width and batch", "scaling --rounds 2", scaling.summary, scaling.plot),
-    Part("epoch", "An epoch, data included", "epoch --rounds 5", epoch_summary),
+    Part("epoch", "An epoch, data included", "epoch --rounds 5", epoch.summary),
     Part("recipe", "A whole training", "recipe --rounds 3", recipe.summary),
 )
 HEAD = """\

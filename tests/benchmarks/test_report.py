@@ -25,7 +25,7 @@ RECORDS = {
     },
     "epoch": {
         "environment": ENVIRONMENT, "network": "net", "images": 9000,
-        "seconds": EPOCHS, "seconds_one_thread": EPOCHS,
+        "seconds": EPOCHS, "seconds_one_thread": EPOCHS, "skipped": {},
     },
     "recipe": {
         "environment": ENVIRONMENT, "images": 9000, "epochs": 2,
