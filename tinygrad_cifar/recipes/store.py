@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tinygrad_cifar.data import Batches, Cifar10
+from tinygrad_cifar.data.batches import BLAS_THREADS
 from tinygrad_cifar.errors import NonFiniteError
 from tinygrad_cifar.recipes.pytorch import train_in_pytorch
 from tinygrad_cifar.train import Config, Epoch, History, RunFolder, Trainer, Watcher, evaluate, run
@@ -128,7 +129,7 @@ def _train(config: Config, data: Cifar10, folder: Path) -> tuple[RunFolder, dict
         kept = RunFolder(folder, result.config)
         kept.write_weights(FINAL, result.model.state_dict())
     except NonFiniteError as error:
-        outcome = {"failed": str(error), "source": data.source, "is_synthetic": data.is_synthetic}
+        outcome = _diverged(error, data)
         kept = RunFolder(folder, config)
     kept.write("history.csv", tests.history.to_csv())
     rows = [("epoch", "loss", "accuracy"), *tests.rows]
@@ -145,8 +146,12 @@ def _train_in_turn(configs: Iterable[Config], data: Cifar10) -> dict[str, Any]:
             model, outcome = result.model, numbers(result) | {"failed": ""}
             trials.append(result.val.accuracy)
     except NonFiniteError as error:
-        outcome = {"failed": str(error), "source": data.source, "is_synthetic": data.is_synthetic}
+        outcome = _diverged(error, data)
     return outcome | {"trials": trials}
+
+
+def _diverged(error: NonFiniteError, data: Cifar10) -> dict[str, Any]:
+    return {"failed": str(error), "source": data.source, "is_synthetic": data.is_synthetic}
 
 
 def perform_all(tasks: Iterable[Task], store: Path, jobs: int) -> Iterator[tuple[Task, Run | None]]:
@@ -155,7 +160,7 @@ def perform_all(tasks: Iterable[Task], store: Path, jobs: int) -> Iterator[tuple
     When the caller stops, or this process dies, however it dies, so do the processes.
     """
     waiting = list(tasks)
-    os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    os.environ |= dict.fromkeys(BLAS_THREADS, "1")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(waiting)) or 1, context, _begin_worker) as pool:
         running: dict[Future[Run], Task] = {}
