@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tinygrad_cifar import nn
 from tinygrad_cifar.tensor import Tensor, no_grad
 
-CHUNK = 1000  # images a time: large enough for the matrix products, small enough for the cache
+CHUNK = 500  # images a time: large enough for the matrix products, small enough for the cache
 
 
 @dataclass(frozen=True, eq=False)
