@@ -18,16 +18,17 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from tinygrad_cifar.data import Batches, Cifar10
+from tinygrad_cifar.data import Batches, Cifar10, Standardiser
 from tinygrad_cifar.data.batches import BLAS_THREADS
 from tinygrad_cifar.errors import NonFiniteError
 from tinygrad_cifar.recipes.pytorch import train_in_pytorch
 from tinygrad_cifar.train import Config, Epoch, History, RunFolder, Trainer, Watcher, evaluate, run
-from tinygrad_cifar.train.build import load_data
+from tinygrad_cifar.train.build import load_data, split_data
+from tinygrad_cifar.train.evaluation import CHUNK
 from tinygrad_cifar.train.folder import FINAL
-from tinygrad_cifar.train.runs import evaluation_batches, numbers
+from tinygrad_cifar.train.runs import numbers
 
-MEASURED = 20  # epochs after which the test images are measured, at most
+MEASURED = 10  # epochs after which the test images are measured, at most
 DONE = "results.json"  # written last: a folder without it is of a run that was killed
 
 
@@ -122,9 +123,10 @@ def perform(task: Task, store: Path, data: Cifar10 | None = None) -> Run:
 
 def _train(config: Config, data: Cifar10, folder: Path) -> tuple[RunFolder, dict[str, Any]]:
     """Train, and keep everything but the results, which are returned."""
-    tests = _TestCurve(evaluation_batches(config, data, data.test, prefetch=False))
+    standardiser = _standardiser(data, config.split, config.subset, config.standardise)
+    tests = _TestCurve(Batches(data.test, CHUNK, standardiser, config.dtype, shuffle=False, prefetch=False))
     try:
-        result = run(config, data=data, watchers=(tests,), prefetch=False)
+        result = run(config, data=data, standardiser=standardiser, watchers=(tests,), prefetch=False)
         outcome = numbers(result) | {"failed": ""}
         kept = RunFolder(folder, result.config)
         kept.write_weights(FINAL, result.model.state_dict())
@@ -195,6 +197,13 @@ def _begin_worker() -> None:
 @lru_cache(maxsize=1)
 def _images(data: str | None, synthetic: bool) -> Cifar10:
     return load_data(Config(data=data, synthetic=synthetic))
+
+
+@lru_cache(maxsize=4)
+def _standardiser(data: Cifar10, split: str, subset: int | None, kind: str) -> Standardiser:
+    """The statistics of the same training images, taken once for all runs: that takes as long as 200 steps."""
+    train, _ = split_data(Config(split=split, subset=subset), data)
+    return Standardiser.fit(train.images, kind)
 
 
 class _TestCurve(Watcher):

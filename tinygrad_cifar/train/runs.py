@@ -80,6 +80,7 @@ def run(
     *,
     data: Cifar10 | None = None,
     model: nn.Module | None = None,
+    standardiser: Standardiser | None = None,
     watchers: tuple[Watcher, ...] = (),
     say: Callable[[str], None] = lambda line: None,
     compile: bool = True,
@@ -94,6 +95,7 @@ def run(
         folder: where to keep the run, see ``RunFolder``; without one nothing is written.
         data: the images, if they are loaded already; otherwise ``config`` says where they are.
         model: a network to train on, instead of a new one.
+        standardiser: if it was fitted already, to the images that ``config`` trains on.
         watchers: told of each step and epoch, as ``progress()``.
         say: is handed a description of network and data before the training begins, as ``print``.
         compile: replay the steps, as ``Trainer`` does; the results are the same.
@@ -117,7 +119,7 @@ def run(
     say(described)
     kept = RunFolder(folder, config) if folder is not None else None
 
-    standardiser = Standardiser.fit(train.images, config.standardise)
+    standardiser = standardiser or Standardiser.fit(train.images, config.standardise)
     augment = build_augmentation(config)
     batches = Batches(
         train, config.batch_size, standardiser, config.dtype, augment=augment, drop_last=True, prefetch=prefetch
@@ -149,11 +151,11 @@ def run(
     return result
 
 
-def evaluation_batches(config: Config, data: Cifar10, split: Split, prefetch: bool | None = None) -> Batches:
+def evaluation_batches(config: Config, data: Cifar10, split: Split) -> Batches:
     """``split`` in order, standardised with the statistics of the images that ``config`` trains on."""
     train, _ = split_data(config, data)
     standardiser = Standardiser.fit(train.images, config.standardise)
-    return Batches(split, CHUNK, standardiser, config.dtype, shuffle=False, prefetch=prefetch)
+    return Batches(split, CHUNK, standardiser, config.dtype, shuffle=False)
 
 
 def _result(config: Config, trainer: Trainer, data: Cifar10, batches: dict[str, Batches]) -> Result:
