@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks import harness
-from tinygrad_cifar.recipes.progress import progress
-from tinygrad_cifar.recipes.recipe import SEED, Group, quickened, work
+from tinygrad_cifar.recipes.recipe import SEED, Group, quickened
+from tinygrad_cifar.recipes.reproduction import run_missing
 from tinygrad_cifar.recipes.shows import spread
-from tinygrad_cifar.recipes.store import Task, finished, perform_all
+from tinygrad_cifar.recipes.store import Task, finished
 from tinygrad_cifar.train import PRESETS, Config
 from tinygrad_cifar.train.build import load_data
 
@@ -102,10 +102,7 @@ def main() -> None:
         for in_pytorch in (False, True)
         for task in tasks(config, arguments.seeds, in_pytorch)
     }
-    missing = {task: work(task) for task in names if not finished(arguments.store, task)}
-    with progress(missing, names) as watch:
-        for task, run in perform_all(missing, arguments.store, arguments.jobs):
-            watch(task, run)
+    run_missing(names, arguments.store, arguments.jobs)
     print("\n" + table(rows, arguments.seeds, arguments.store))
     versions = harness.environment()["versions"]
     print(

@@ -114,7 +114,11 @@ def reproduce(chosen: Chosen, plan: Plan, say: Callable[[str], None] = print) ->
     if data.is_synthetic:
         plan = replace(plan, data=None, synthetic=True)
     searches = sum(recipe.search is not None for recipes in chosen.values() for recipe in recipes)
-    _run_missing(_needed(chosen, plan), plan, say, f"; {searches} searches follow" if searches else "")
+    if needed := _needed(chosen, plan):
+        before = sum(finished(plan.store, task) is not None for task in needed)
+        then = f"; {searches} searches follow" if searches else ""
+        say(f"{len(needed)} runs, {before} of them finished before{then}")
+    run_missing(needed, plan.store, plan.jobs)
     pages = []
     for document, recipes in chosen.items():
         studies = {recipe: study for recipe in recipes if (study := _search(document, recipe, plan, say))}
@@ -177,13 +181,11 @@ def _needed(chosen: Chosen, plan: Plan) -> dict[Task, str]:
     return needed
 
 
-def _run_missing(needed: Mapping[Task, str], plan: Plan, say: Callable[[str], None], then: str) -> None:
-    missing = {task: work(task) for task in needed if not finished(plan.store, task)}
-    if needed:
-        say(f"{len(needed)} runs, {len(needed) - len(missing)} of them finished before{then}")
-    if missing:
+def run_missing(needed: Mapping[Task, str], store: Path, jobs: int) -> None:
+    """Run those tasks that ``store`` does not have, each called by its text, and show what is running and left."""
+    if missing := {task: work(task) for task in needed if not finished(store, task)}:
         with progress(missing, needed) as watch:
-            for task, run in perform_all(missing, plan.store, plan.jobs):
+            for task, run in perform_all(missing, store, jobs):
                 watch(task, run)
 
 
