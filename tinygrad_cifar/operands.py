@@ -38,12 +38,17 @@ def _operand(x: Any, dtype: np.dtype[Any] | None) -> Any:
     elif isinstance(x, bool | int | float):
         return x
     else:
-        if isinstance(x, list | tuple) and _holds_graph(x):
-            raise UnsupportedError("a list of Tensors as operand would lose their gradients; np.stack joins them.")
+        check_list(x)
         x = np.asarray(x)
     if x.dtype.kind not in "fiub":
         raise DtypeError(f"an operand of dtype {x.dtype} is not a number; Tensors compute with floats and integers.")
     return x if dtype is None or x.dtype == dtype else x.astype(dtype)
+
+
+def check_list(x: Any) -> None:
+    """A list becomes one array, which knows nothing of the graphs that its entries belong to."""
+    if isinstance(x, list | tuple) and _holds_graph(x):
+        raise UnsupportedError("a list of Tensors would lose their gradients; np.stack joins them.")
 
 
 def _holds_graph(x: Any) -> bool:

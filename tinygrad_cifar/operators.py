@@ -55,14 +55,14 @@ class Operators:
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Any:
         if method == "reduce" and ufunc in _REDUCTIONS and out is None and kwargs.keys() <= {"axis", "keepdims"}:
             return OPS[_REDUCTIONS[ufunc]](*inputs, **{"axis": 0} | kwargs)
-        if method != "__call__" or (kwargs and ufunc in NUMPY):
+        if method != "__call__" or kwargs:
             call = f"{ufunc.__name__}.{method}" if method != "__call__" else ufunc.__name__
             given = "".join(f" with {name}=" for name in kwargs)
             raise UnsupportedError(f"np.{call}{given} is not supported on Tensors; use t.numpy().")
         if ufunc in NUMPY:
             result = NUMPY[ufunc](*inputs)
         elif ufunc in _CONSTANT_UFUNCS:
-            result = self._like(np.asarray(ufunc(*unwrap(inputs), **kwargs)))
+            result = self._like(np.asarray(ufunc(*unwrap(inputs))))
         else:
             raise UnsupportedError(
                 f"np.{ufunc.__name__} has no gradient rule here. Use t.numpy() where no gradient is needed, "
@@ -175,8 +175,9 @@ class Operators:
     # Methods, named as NumPy's and PyTorch's ------------------------------------------------------------------
 
     def astype(self, dtype: DTypeLike) -> "Tensor":
-        """Convert; the gradient is converted back on its way."""
-        return OPS["astype"](self, dtype=np.dtype(dtype))
+        """Convert; the gradient is converted back on its way. Integers and booleans never have one."""
+        dtype = np.dtype(dtype)
+        return OPS["astype"](self if dtype.kind == "f" else self.data, dtype=dtype)
 
     def clone(self) -> "Tensor":
         """A copy in memory of its own that stays connected to the graph."""
@@ -215,6 +216,9 @@ class Operators:
     def var(self, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> "Tensor":
         return OPS["var"](self, axis=axis, ddof=ddof, keepdims=keepdims)
 
+    def std(self, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> "Tensor":
+        return NUMPY[np.std](self, axis=axis, ddof=ddof, keepdims=keepdims)
+
     def max(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
         return OPS["max"](self, axis=axis, keepdims=keepdims)
 
@@ -226,6 +230,15 @@ class Operators:
 
     def argmax(self, axis: int | None = None) -> "Tensor":
         return self._like(np.asarray(self.data.argmax(axis)))
+
+    def argmin(self, axis: int | None = None) -> "Tensor":
+        return self._like(np.asarray(self.data.argmin(axis)))
+
+    def all(self, axis: Any = None) -> "Tensor":
+        return self._like(np.asarray(self.data.all(axis)))
+
+    def any(self, axis: Any = None) -> "Tensor":
+        return self._like(np.asarray(self.data.any(axis)))
 
     def reshape(self, *shape: Any) -> "Tensor":
         return OPS["reshape"](self, shape=shape[0] if len(shape) == 1 else shape)

@@ -26,6 +26,7 @@ from tinygrad_cifar.operands import (
     PLAIN,
     argument,
     check_finite,
+    check_list,
     check_precision,
     describe,
     explained,
@@ -206,7 +207,7 @@ class Op:
         if self.view:
             for x in inputs:
                 if isinstance(x, Tensor) and np.may_share_memory(out, x.data):
-                    result.version = x.version
+                    result.version, result.is_view = x.version, True
         if recorded and _Mode.recording:
             _record(self, inputs, arrays, result, kept, kwargs)
         return result
@@ -304,10 +305,12 @@ class Tensor(Operators):
 
     Raises:
         DtypeError: a gradient is wanted of something that is not floating-point.
+        UnsupportedError: a list holds Tensors that require a gradient; ``np.stack`` keeps their graphs.
     """
 
     data: Array
     version: list[int]  # one count of in-place changes, shared by all tensors that share the memory
+    is_view: bool = False  # an op made it of another tensor's memory
     requires_grad: bool = False
     grad: "Tensor | None" = None  # leaves only: backward adds to it
     node: Node | None = None  # what made it; None for a leaf
@@ -315,6 +318,7 @@ class Tensor(Operators):
     hooks: list[Callable[["Tensor"], "Tensor | None"]] | None = None
 
     def __init__(self, data: Operand, requires_grad: bool = False, dtype: DTypeLike | None = None):
+        check_list(data)
         self.version = data.version if isinstance(data, Tensor) else [0]
         self.data = np.asarray(unwrap(data), dtype)
         self.requires_grad = requires_grad
@@ -419,8 +423,7 @@ class Tensor(Operators):
     # In-place changes -----------------------------------------------------------------------------------------
 
     def __setitem__(self, index: Any, value: Operand) -> None:
-        made = self.node.op if self.node else None
-        if _Mode.recording and made and made.view and not made.custom and self.data.base is not None:
+        if self.is_view and self._recorded(value):
             raise GraphError(
                 f"{describe(self)} is a view: inside the graph what is written to it would not reach the tensor it "
                 "views. Write to that tensor (t[0, 1] = v, not t[0][1] = v), or to a clone: t.clone()."
@@ -439,34 +442,32 @@ class Tensor(Operators):
     def __itruediv__(self, other: Operand) -> Self:
         return self._write(OPS["divide"], other)
 
+    def _recorded(self, value: Operand) -> bool:
+        """Whether writing ``value`` into this tensor is part of a graph."""
+        return _Mode.recording and (self.requires_grad or (isinstance(value, Tensor) and value.requires_grad))
+
     def _write(self, op: Op, value: Operand, **kwargs: Any) -> Self:
         """Become ``op(self, value)``.
 
         Outside the graph the memory changes, and is counted. Inside it the tensor takes on a new array and a new
         node, and the values that others saved stay what they were.
         """
-        recorded = _Mode.recording and (self.requires_grad or (isinstance(value, Tensor) and value.requires_grad))
+        recorded = self._recorded(value)
         if recorded and self.requires_grad and self.is_leaf:
             raise GraphError(
                 f"{describe(self)} is a leaf that requires a gradient: changing it in place would cut it from its "
                 "own gradient. Change it inside `with no_grad():`, or write `u = t.clone()` and change u."
             )
-        before = self.alias() if recorded else self.detach()
-        result = op(before, value, **kwargs)
+        result = op(self, value, **kwargs)
         if result.shape != self.shape or result.dtype != self.dtype:
             wrong = ShapeError if result.shape != self.shape else DtypeError
             raise wrong(
                 f"an in-place {op.name} cannot turn {self.shape} {self.dtype} into {result.shape} {result.dtype}."
             )
         if recorded:
-            self.data, self.node, self.requires_grad, self.version = result.data, result.node, True, [0]
+            self.data, self.node, self.version = result.data, result.node, [0]
+            self.requires_grad, self.is_view = True, False
         else:
             np.copyto(self.data, result.data)
             self.version[0] += 1
         return self
-
-    def alias(self) -> "Tensor":
-        """Another Tensor at the same place of the graph, with the same memory."""
-        t = Tensor(self)
-        t.node, t.requires_grad = self.node, self.requires_grad
-        return t

@@ -674,6 +674,23 @@ def test_writing_through_a_view_inside_the_graph_is_refused() -> None:
     assert (array(t), array(copied)) == ([1, 2], [3])
 
 
+def test_writing_something_recorded_through_a_view_of_a_constant_is_refused_too() -> None:
+    """It would not reach the constant, whose part of the gradient would be lost."""
+    w, buffer = leaf(2.0), Tensor(np.zeros((2, 2)))
+    for view in (buffer[0], buffer.T, buffer.reshape(4), np.expand_dims(buffer, 0)):
+        with pytest.raises(GraphError, match="is a view"):
+            view[0] = w
+    with pytest.raises(GraphError, match="is a view"):
+        buffer[0][1] += w
+    buffer[0][1] = 5.0  # numbers reach the memory
+    assert array(buffer) == [[0, 5], [0, 0]]
+    buffer[0] += w
+    flat = buffer.T.reshape(-1)  # had to be copied: no view
+    flat[0] = w * 3
+    assert (array(buffer), array(flat)) == ([[2, 7], [0, 0]], [6, 0, 7, 0])
+    tg.grad(buffer.sum() + flat.sum(), w)
+
+
 def test_augmented_assignment_to_a_part() -> None:
     """t[0:2] += v is t[0:2] = t[0:2] + v."""
     x, v = leaf(1.0, 2.0, 3.0), leaf(10.0, 20.0)

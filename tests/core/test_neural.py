@@ -235,3 +235,39 @@ def test_einsum_shares_a_letter_of_length_one() -> None:
     y.backward(np.ones((2, 3)))
     assert a.grad.tolist() == [[3, 5, 7]]
     assert b.grad.tolist() == [[1, 1, 1]] * 2
+
+
+def test_einsum_sums_over_a_letter_that_is_one_here_and_longer_there(torch: Any) -> None:
+    a, b = np.array([[1.0, 2.0, 3.0]]), np.arange(6.0).reshape(2, 3)
+    xs, ts = [Tensor(x, requires_grad=True) for x in (a, b)], [torch.tensor(x, requires_grad=True) for x in (a, b)]
+    np.einsum("ij,ij->j", *xs).backward(np.array([1.0, 10.0, 100.0]))
+    torch.einsum("ij,ij->j", *ts).backward(torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64))
+    for ours, theirs in zip(xs, ts, strict=True):
+        assert ours.grad.tolist() == theirs.grad.tolist()
+
+
+@pytest.mark.parametrize("name", ["sum", "max", "min"])
+@pytest.mark.parametrize("settings", [{"axis": 0}, {"axis": -1, "keepdims": True}])
+def test_numpy_reduces_a_number_over_its_first_axis(name: str, settings: Any) -> None:
+    y, g = value_and_gradient(name, 2.0, **settings)
+    assert (y.shape, y.item(), g.shape, g.item()) == ((), 2, (), 1)
+
+
+def test_norm_and_deviation_of_zeros_have_pytorchs_gradient(torch: Any) -> None:
+    """None at all, though the square root's is infinite there; its second derivative too."""
+    for x in (np.zeros(3), np.array([3.0, 0.0, 4.0]), np.array([1.0, np.nan, 2.0])):
+        for ours, theirs in ((np.linalg.norm, torch.linalg.norm), (np.std, lambda t: t.std(correction=0))):
+            t, u = Tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
+            y, expected = ours(t), theirs(u)
+            np.testing.assert_allclose(y.data, expected.detach(), rtol=1e-15)
+            (g,) = tg.grad(y, t, create_graph=True)
+            np.testing.assert_allclose(g.data, torch.autograd.grad(expected, u)[0], rtol=1e-14)
+            if not x.any():
+                assert tg.grad(g.sum(), t)[0].tolist() == [0, 0, 0]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("ddof", [1, 2])
+def test_the_variance_of_too_few_numbers_is_not_a_number_and_so_is_its_slope(ddof: int) -> None:
+    x = Tensor([3.0], requires_grad=True)
+    assert np.isnan(tg.grad(x.var(ddof=ddof), x)[0].item())

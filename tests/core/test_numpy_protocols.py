@@ -190,6 +190,7 @@ def test_functions_without_a_gradient_give_constants(name: str) -> None:
         (lambda t: np.add.reduce(t, out=Tensor(np.zeros(3))), r"np\.add\.reduce"),
         (lambda t: np.add(t, 1, where=A > 1), r"np\.add with where="),
         (lambda t: np.add(t, 1, dtype=np.float32), r"np\.add with dtype="),
+        (lambda t: np.sign(A, where=t > 1), r"np\.sign with where="),
         (lambda t: np.exp(t, out=np.zeros((2, 3))), r"out= must be a Tensor"),
         (lambda t: np.sum(t, dtype=float), r"np\.sum on Tensors:.*dtype"),
         (lambda t: np.mean(t, where=A > 1), r"np\.mean on Tensors:.*where"),
@@ -205,6 +206,13 @@ def test_functions_without_a_gradient_give_constants(name: str) -> None:
 def test_what_is_not_supported_says_so(call: Any, message: str) -> None:
     with pytest.raises(UnsupportedError, match=message):
         call(Tensor(A, requires_grad=True))
+
+
+def test_an_axis_that_is_not_there_is_not_taken_for_another() -> None:
+    for axis in (2, -3):
+        with pytest.raises(np.exceptions.AxisError):
+            np.take(Tensor(A), [0], axis=axis)
+    assert np.take(Tensor(A), [2, 0], axis=-1).tolist() == A[:, [2, 0]].tolist()
 
 
 def test_operators_without_a_rule() -> None:

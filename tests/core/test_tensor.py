@@ -168,6 +168,8 @@ def test_methods_compute_what_numpy_computes() -> None:
         (t.mean((0, 1)), a.mean()), (t.var(1, ddof=1), a.var(1, ddof=1)), (t.max(0), a.max(0)),
         (t.min(), a.min()), (t.max(-1, keepdims=True), a.max(-1, keepdims=True)), 
         (t.logsumexp(1), np.log(np.exp(a).sum(1))), (t.argmax(1), a.argmax(1)),
+        (t.std(1, ddof=1), a.std(1, ddof=1)), (t.argmin(), a.argmin()), ((t > 2).all(0), (a > 2).all(0)),
+        ((t > 2).any(), (a > 2).any()),
         (t.reshape(3, 2), a.reshape(3, 2)), (t.reshape((3, -1)), a.reshape(3, 2)), (t.reshape(-1), a.reshape(-1)),
         (t.T, a.T), (t.transpose(), a.T), (t.transpose(1, 0), a.T), (t.transpose([0, 1]), a), (t.swapaxes(0, 1), a.T),
         (t[None].squeeze(0), a), (t.clone(), a), (t.astype("f4"), a.astype("f4")), (t.astype(int), a.astype(int)),
@@ -245,6 +247,17 @@ def test_conversion_is_differentiable_both_ways() -> None:
     assert tg.grad(g.sum(), x)[0].tolist() == [2, 2]
 
 
+def test_integers_and_booleans_leave_the_graph() -> None:
+    """They are steps, whose slope is zero: no gradient passes."""
+    x = leaf([1.5, -2.5])
+    for dtype in (int, bool, np.uint8):
+        assert not x.astype(dtype).requires_grad
+    (x * x.astype(int)).sum().backward()
+    assert x.grad.tolist() == [1, -2]
+    with pytest.raises(DtypeError, match="complex"):
+        x.astype(complex)
+
+
 def test_integer_tensors_compute_without_gradients() -> None:
     n = Tensor([1, 2, 3])
     assert (n + 1).dtype == np.int64
@@ -272,6 +285,8 @@ def test_a_list_of_tensors_does_not_lose_their_gradients_silently() -> None:
     assert (x * [Tensor(2.0), 3.0]).tolist() == [2, 6]
     with pytest.raises(UnsupportedError, match=r"lose their gradients.*np\.stack"):
         x * [w, 2.0]
+    with pytest.raises(UnsupportedError, match=r"lose their gradients.*np\.stack"):
+        Tensor([[w, w * 2]])
     (x * np.stack([w, w * 2])).sum().backward()
     assert w.grad.item() == 5
 

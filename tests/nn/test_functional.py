@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinygrad_cifar import Tensor, nn
-from tinygrad_cifar.errors import DtypeError, ShapeError
+from tinygrad_cifar.errors import DtypeError, ShapeError, UnsupportedError
 
 F = nn.F
 RNG = np.random.default_rng(4)
@@ -85,6 +85,14 @@ def test_binary_targets_may_be_integers_but_no_other_float() -> None:
     assert F.binary_cross_entropy_with_logits(SCORES, targets.astype(bool)).item() == expected
     with pytest.raises(DtypeError, match=r"targets\.astype\(float64\)"):
         F.binary_cross_entropy_with_logits(SCORES, targets.astype(np.float32))
+
+
+def test_binary_targets_do_not_lose_their_gradient_silently() -> None:
+    targets = Tensor(RNG.random((3, 4)), requires_grad=True)
+    expected = F.binary_cross_entropy_with_logits(SCORES, targets.data).item()
+    assert F.binary_cross_entropy_with_logits(SCORES, targets.detach()).item() == expected
+    with pytest.raises(UnsupportedError, match=r"no gradient flows through targets=.*detach"):
+        F.binary_cross_entropy_with_logits(SCORES, targets)
 
 
 def test_functions_are_pytorchs(torch: Any) -> None:

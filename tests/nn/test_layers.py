@@ -110,6 +110,17 @@ def test_sequential_is_a_sequence() -> None:
         net[4]
 
 
+@pytest.mark.parametrize("wrong", [nn.ReLU, nn.F.relu, None, [nn.ReLU(), nn.Linear(2, 2)]])
+def test_sequential_takes_nothing_but_modules(wrong: Any) -> None:
+    """What is no module would be passed over, and the network be another one than is written."""
+    with pytest.raises(ConfigError, match=r"takes modules one by one, not .*nn\.ReLU\(\), not nn\.ReLU"):
+        nn.Sequential(nn.Linear(3, 2), wrong)
+
+
+def test_flatten_takes_an_empty_batch() -> None:
+    assert nn.Flatten()(Tensor(np.zeros((0, 4, 3)))).shape == (0, 12)
+
+
 ACTIVATIONS: list[tuple[Callable[[], nn.Module], str, dict[str, Any]]] = [
     (nn.ReLU, "ReLU", {}),
     (nn.LeakyReLU, "LeakyReLU", {}),
@@ -168,3 +179,12 @@ def test_batch_norm_in_evaluation_has_pytorchs_gradients(torch: Any) -> None:
     pairs = [(t, u), (layer.weight, peer.weight), (layer.bias, peer.bias)]
     for ours, theirs in pairs:
         np.testing.assert_allclose(ours.grad.data, theirs.grad.numpy(), rtol=1e-10)
+
+
+def test_batch_norm_in_evaluation_does_not_mind_training_before_backward() -> None:
+    layer = nn.BatchNorm1d(3, dtype=np.float64).eval()
+    x = RNG.normal(1, 2, size=(4, 3))
+    out = layer(Tensor(x))
+    layer.train()(Tensor(x))  # moves the running averages
+    out.backward(np.ones((4, 3)))
+    np.testing.assert_allclose(layer.weight.grad.data, x.sum(axis=0) / np.sqrt(1 + layer.eps))

@@ -85,12 +85,33 @@ def test_shared_modules_count_once_but_are_saved_under_each_name() -> None:
     assert list(net.state_dict()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
 
 
-@pytest.mark.parametrize("hidden", [[nn.ReLU()], (nn.Parameter(np.ones(2)),), {"a": nn.Identity()}])
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        [nn.ReLU()],
+        (nn.Parameter(np.ones(2)),),
+        {"a": nn.Identity()},
+        [None, nn.ReLU()],
+        [("first", nn.ReLU())],
+        [Tensor(np.ones(2), requires_grad=True)],
+    ],
+)
 def test_modules_hidden_in_a_container_are_an_error(hidden: Any) -> None:
     net = Net()
     net.layers = hidden
     with pytest.raises(ConfigError, match=r"Net\.layers is a (list|tuple|dict).*nn\.Sequential"):
         list(net.parameters())
+
+
+@pytest.mark.parametrize("value", [np.ones((2, 3)), Tensor(np.ones((2, 3))), nn.Parameter(np.ones((2, 3))) * 2])
+def test_what_replaces_a_parameter_must_be_one(value: Any) -> None:
+    net = Net()
+    with pytest.raises(ConfigError, match=r"Linear\.weight is a Parameter.*nn\.Parameter\(values\)"):
+        net.head.weight = value
+    net.head.weight = nn.Parameter(np.ones((2, 3), np.float32))
+    net.head.weight = Tensor(np.ones((2, 3), np.float32), requires_grad=True)
+    net.body[0].bias = None
+    assert [name for name, _ in net.named_parameters()] == [name for name in NAMES if name != "body.0.bias"]
 
 
 def test_typos_are_attribute_errors() -> None:

@@ -57,8 +57,9 @@ def batch_norm(
         return OPS["batch_norm"](
             x, weight, bias, eps=eps, running_mean=running_mean.data, running_var=running_var.data, momentum=momentum
         )
+    mean = running_mean.data.copy()  # training may move it before backward
     scale = weight * (1 / np.sqrt(running_var.data + eps))
-    return x * scale + (bias - running_mean.data * scale)
+    return x * scale + (bias - mean * scale)
 
 
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
@@ -162,15 +163,18 @@ def binary_cross_entropy_with_logits(logits: Tensor, targets: Any) -> Tensor:
     Raises:
         ShapeError: the shapes differ.
         DtypeError: the targets are of another float precision.
+        UnsupportedError: the targets require a gradient.
     """
-    targets = np.asanyarray(unwrap(targets))
+    targets = targets if isinstance(targets, Tensor) else np.asanyarray(targets)
     _same_shape("binary_cross_entropy_with_logits", logits, targets.shape)
-    if targets.dtype.kind == "f" and targets.dtype != logits.dtype:
-        raise DtypeError(
-            f"binary_cross_entropy_with_logits: targets are {targets.dtype}, logits {logits.dtype}. Convert the "
-            f"targets: targets.astype({logits.dtype})."
-        )
-    return OPS["binary_cross_entropy_with_logits"](logits, targets=targets.astype(logits.dtype, copy=False))
+    if targets.dtype != logits.dtype:
+        if targets.dtype.kind == "f":
+            raise DtypeError(
+                f"binary_cross_entropy_with_logits: targets are {targets.dtype}, logits {logits.dtype}. Convert the "
+                f"targets: targets.astype({logits.dtype})."
+            )
+        targets = targets.astype(logits.dtype)
+    return OPS["binary_cross_entropy_with_logits"](logits, targets=targets)
 
 
 def mse_loss(prediction: Tensor, target: Tensor | ArrayLike) -> Tensor:

@@ -85,6 +85,11 @@ class Sequential(Module):
     """Modules one after the other: ``Sequential(a, b)(x)`` is ``b(a(x))``. It has len, indexing, slices, iteration."""
 
     def __init__(self, *modules: Module):
+        if others := [m for m in modules if not isinstance(m, Module)]:
+            raise ConfigError(
+                f"Sequential takes modules one by one, not {others[0]!r}. Write nn.ReLU(), not nn.ReLU or F.relu, and "
+                "Sequential(*layers), not Sequential(layers)."
+            )
         vars(self).update({str(i): module for i, module in enumerate(modules)})
 
     def __iter__(self) -> Iterator[Any]:
@@ -174,7 +179,7 @@ class Flatten(Module):
     """All axes but the first become one: (N, 32, 32, 3) -> (N, 3072)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.reshape(x.shape[0], -1)
+        return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 class Identity(Module):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -43,6 +43,14 @@ class Module:
     _buffers: tuple[str, ...] = ()
     _forward_hooks: tuple[Hook, ...] = ()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(vars(self).get(name), Parameter) and not (value is None or is_parameter(value)):
+            raise ConfigError(
+                f"{type(self).__name__}.{name} is a Parameter: a {type(value).__name__} in its place would be neither "
+                "trained nor saved. Write nn.Parameter(values), or None to leave it out."
+            )
+        super().__setattr__(name, value)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the output. Every Module defines its own; call the module itself, not ``forward``."""
         raise NotImplementedError(f"{type(self).__name__} defines no forward(self, x).")
@@ -82,13 +90,11 @@ class Module:
         for name, value in vars(self).items():
             if isinstance(value, Module):
                 yield name, value
-            elif isinstance(value, _CONTAINERS):
-                first = next(iter(value.values() if isinstance(value, dict) else value), None)
-                if isinstance(first, Module | Parameter):
-                    raise ConfigError(
-                        f"{type(self).__name__}.{name} is a {type(value).__name__} that holds modules or parameters: "
-                        "they would be neither trained nor saved. Use nn.Sequential(*modules), or one attribute each."
-                    )
+            elif isinstance(value, _CONTAINERS) and _holds_parts(value):
+                raise ConfigError(
+                    f"{type(self).__name__}.{name} is a {type(value).__name__} that holds modules or parameters: "
+                    "they would be neither trained nor saved. Use nn.Sequential(*modules), or one attribute each."
+                )
 
     def _walk(self, name: str = "") -> list[tuple[str, "Module"]]:
         """This module and all below it, parents first; a shared one comes once for each of its names."""
@@ -99,7 +105,7 @@ class Module:
 
     def _own_parameters(self) -> Iterator[tuple[str, Tensor]]:
         for name, value in vars(self).items():
-            if isinstance(value, Tensor) and is_parameter(value):
+            if is_parameter(value):
                 yield name, value
 
     def named_modules(self) -> Iterator[tuple[str, "Module"]]:
@@ -214,12 +220,19 @@ class Module:
         return f"{type(self).__name__}({self.extra_repr()}\n  {body}\n)"
 
 
-def is_parameter(tensor: Tensor) -> bool:
-    """Whether a tensor that is an attribute of a module is learned: an intermediate result that was stored is not."""
-    return isinstance(tensor, Parameter) or (tensor.requires_grad and tensor.node is None)
+def is_parameter(value: Any) -> TypeGuard[Tensor]:
+    """Whether an attribute of a module is learned: an intermediate result that was stored is not."""
+    return isinstance(value, Parameter) or (isinstance(value, Tensor) and value.requires_grad and value.node is None)
 
 
 _CONTAINERS = (list, tuple, dict)
+
+
+def _holds_parts(value: Any) -> bool:
+    """Whether modules or parameters are in a container, at any depth."""
+    if isinstance(value, _CONTAINERS):
+        return any(map(_holds_parts, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, Module) or is_parameter(value)
 
 
 def _dotted(path: str, name: str) -> str:

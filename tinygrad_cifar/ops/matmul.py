@@ -58,12 +58,11 @@ def einsum_gradient(g: Any, out: Any, *operands: Any, subscripts: str) -> Any:
         known = "".join(c for c in target if any(c in t for t, _ in factors))
         inputs = ",".join(t for t, _ in factors)
         partial = np.einsum(f"{inputs}->{known}", *[x for _, x in factors], optimize=True)
-        # A letter that stands nowhere else was summed out: every entry along it has the same gradient.
-        missing = tuple(p for p, c in enumerate(target) if c not in known)
-        if not missing:
-            return partial
-        spread = [shape[p] if p in missing else 1 for p in range(len(target))]
-        return np.expand_dims(partial, missing) * np.ones(spread, g.dtype)
+        # A letter that elsewhere is missing, or of length 1, was summed out: all along it the gradient is the same.
+        if missing := tuple(p for p, c in enumerate(target) if c not in known):
+            partial = np.expand_dims(partial, missing)
+        whole = np.broadcast_shapes(partial.shape, shape)
+        return partial if partial.shape == whole else np.broadcast_to(partial, whole)
 
     return [lambda i=i: to_operand(i) for i in range(len(operands))]
 

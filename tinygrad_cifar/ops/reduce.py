@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 
 from tinygrad_cifar.operators import unwrap
+from tinygrad_cifar.ops.elementwise import where
 from tinygrad_cifar.tensor import Array, Tensor, implements, op
 
 Axis = int | tuple[int, ...] | None
 
 
 def _spread(g: Any, axis: Axis, keepdims: bool) -> Any:
-    """Give a reduced gradient its reduced axes back, with length 1."""
-    return g if keepdims or axis is None else np.expand_dims(g, axis)
+    """Give a reduced gradient its reduced axes back, with length 1. A single number fits as it is."""
+    return g if keepdims or axis is None or g.ndim == 0 else np.expand_dims(g, axis)
 
 
 def _count(x: Any, axis: Axis) -> int:
@@ -53,7 +54,8 @@ def var(x: Array, *, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -
 @var.gradient
 def var_gradient(g: Any, out: Any, x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
     centred = x - np.mean(x, axis=axis, keepdims=True)
-    return (_spread(g * (2 / (_count(x, axis) - ddof)), axis, keepdims) * centred,)
+    count = _count(x, axis) - ddof
+    return (_spread(g * (2 / count if count > 0 else math.nan), axis, keepdims) * centred,)
 
 
 @op(saves="x out")
@@ -110,7 +112,7 @@ def _np_var(x: Tensor, axis: Axis = None, *, ddof: int = 0, keepdims: bool = Fal
 
 @implements(np.std)
 def _np_std(x: Tensor, axis: Axis = None, *, ddof: int = 0, keepdims: bool = False) -> Tensor:
-    return var(x, axis=axis, ddof=ddof, keepdims=keepdims).sqrt()
+    return _root(var(x, axis=axis, ddof=ddof, keepdims=keepdims))
 
 
 @implements(np.max)
@@ -128,4 +130,10 @@ def _np_min(x: Tensor, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
 @implements(np.linalg.norm)
 def _np_norm(x: Tensor) -> Tensor:
     """The Frobenius (or Euclidean) norm of all entries; no other norms."""
-    return sum_(x * x).sqrt()
+    return _root(sum_(x * x))
+
+
+def _root(squares: Tensor) -> Tensor:
+    """The square root, without a gradient where it is 0 and the slope infinite (as PyTorch's norm and std)."""
+    zero = squares == 0
+    return where(zero, 0, where(zero, 1, squares).sqrt())
