@@ -46,10 +46,10 @@ def test_a_generator_of_ones_own():
 
 
 def test_an_array_that_nobody_reads_is_no_leak():
-    rng = np.random.default_rng(0)
+    numbers = iter(range(9))
 
     def step(x, labels):
-        tg.Tensor(rng.random(3))
+        tg.Tensor(np.full(3, next(numbers)))
         return tg.Tensor(x) * 2
 
     call(tg.compile(step))

@@ -11,7 +11,8 @@ from tinygrad_cifar import random
 from tinygrad_cifar.compiler.plan import placed, simplified
 from tinygrad_cifar.compiler.recording import Recording
 from tinygrad_cifar.compiler.trace import COPIES, Call, Draw, Operation, Root, Scalar, View, piece
-from tinygrad_cifar.tensor import Tensor
+from tinygrad_cifar.errors import CompileError
+from tinygrad_cifar.tensor import Array, Tensor
 
 if TYPE_CHECKING:
     import graphviz  # type: ignore[import-untyped]
@@ -33,13 +34,12 @@ class Program:
 
     def __init__(self, recording: Recording):
         self.roots = recording.tracer.roots
-        self.inputs = recording.inputs
-        self.names: dict[str, Any] = {"ndarray": np.ndarray, "MISS": MISS, "copyto": np.copyto, "nan": np.nan,
-                                      "inf": np.inf}  # fmt: skip
+        self.inputs, self.around = recording.inputs, recording.around
+        self.names: dict[str, Any] = {"ndarray": np.ndarray, "MISS": MISS, "copyto": np.copyto, "put": _put,
+                                      "array_equal": np.array_equal, "nan": np.nan, "inf": np.inf}  # fmt: skip
         self._named = {id(value): name for name, value in self.names.items()}
         self._arrays: dict[View, str] = {}
         self._scalars: dict[tuple[Scalar, Any], str] = {}
-        self._constants: dict[Any, str] = {}
         operations = simplified(recording.operations(), recording.tracer)
         self._offsets, size = placed(operations, self.roots)
         memory = np.zeros(size + 64, np.uint8)
@@ -69,7 +69,7 @@ class Program:
 
     def changed(self) -> str:
         """Why a guard failed."""
-        changed = (f"{place.label} changed" for place in self.relies if place.changed())
+        changed = (f"{label} changed" for label in self.around.changed())
         return next(changed, "a condition on the data came out otherwise, or a gradient was left from before")
 
     # Names ----------------------------------------------------------------------------------------------------
@@ -126,19 +126,6 @@ class Program:
             return "(" + "".join([self._operand(i) + ", " for i in x]) + ")"
         return repr(x) if x is None or x is Ellipsis or isinstance(x, str | bool) else self.name(x, "o")
 
-    def _filled(self, x: Any, name: str, out: View) -> str:
-        """A constant as an array of the result's shape: the loops for maximum are slow where an operand is repeated."""
-        value: Any = self.names.get(name)
-        same = x.kind if type(x) is Scalar else type(x) is View and self.roots[x.root].kind == "constant"
-        same = same and getattr(value, "dtype", None) == out.dtype and not value.shape
-        if not same or math.prod(out.shape) > 1 << 14:
-            return name
-        key = (value.tobytes(), out[2:])
-        if key not in self._constants:
-            full = piece(out._replace(offset=0), np.full(math.prod(out.shape), value))
-            self._constants[key] = self.name(full, "k")
-        return self._constants[key]
-
     # Lines ----------------------------------------------------------------------------------------------------
 
     def _write(self, op: Operation) -> None:
@@ -149,8 +136,6 @@ class Program:
         if function is bool:
             self.lines.append(Line(f"if bool({operands[0]}) is not {op.how}: return MISS", op, False))
             return
-        if function in (np.maximum, np.minimum) and out:
-            operands = [self._filled(x, name, out) for x, name in zip(op.operands, operands, strict=True)]
         fills = _takes_out(function)
         if out and fills:  # by position is quicker, where it is allowed
             positional = isinstance(function, np.ufunc) and not kwargs and function not in (np.maximum, np.minimum)
@@ -160,7 +145,7 @@ class Program:
         if out and function in COPIES:
             code = f"copyto({self._array(out)}, {operands[0]}, 'unsafe')"
         elif out and not fills:
-            code = f"copyto({self._array(out)}, {code})"
+            code = f"put({self._array(out)}, {code}, {op.line!r})"
         self.lines.append(Line(code, op))
 
     def _end(self, recording: Recording, op: Operation) -> None:
@@ -182,24 +167,27 @@ class Program:
 
     def _guards(self, recording: Recording) -> list[Line]:
         """Is everything as it was?"""
-        rated = {id(vars(optimizer)) for optimizer, _, _ in recording.rates}
-        self.relies = [p for p in recording.around.places.values() if p.name != "lr" or id(p.held) not in rated]
-        whole = {id(vars(module)): vars(module) for module in recording.around.modules}
-        looks = [f"*{self.name(held, 'x')}.values()" for held in whole.values()]
-        expected = [value for held in whole.values() for value in held.values()]
-        single = []
-        for place in self.relies:
+        around = recording.around
+        single: list[str] = []
+        looks: list[str] = []
+        expected: list[Any] = []
+        for held, _, _ in around.whole.values():
+            looks.append(f"*{self.name(held, 'x')}{'.values()' if isinstance(held, dict) else ''}")
+            expected += held.values() if isinstance(held, dict) else held
+        for place in around.places.values():
             at = f"{self.name(place.held, 'x')}{place.access()}"
             if isinstance(place.value, (Tensor, np.ndarray)) and place.value.size < 2:
                 single.append(f"{at} is not {self.name(place.value, 'v')}")  # two of them may be equal and not the same
-            if id(place.held) not in whole:
+            if id(place.held) not in around.whole:
                 looks.append(at)
                 expected.append(place.value)
         self.names.update(expected=expected, cleared=list(recording.cleared))
         changed = " or ".join([f"[{', '.join(looks)}] != expected", *single])
-        changed = f"try:\n        if {changed}: return MISS\n    except (KeyError, ValueError): return MISS"
+        changed = f"try:\n        if {changed}: return MISS\n    except Exception: return MISS"  # it cannot be compared
         left = "for tensor in cleared:\n        if tensor.grad is not None: return MISS"
-        return [Line(changed, None, False), Line(left, None, False)]
+        repeated = [f"if not array_equal({name}, {self.name(array, 'k')}): return MISS"
+                    for name, array in recording.repeated.items()]  # fmt: skip
+        return [Line(code, None, False) for code in (changed, left, *repeated)]
 
     def _numbers(self, recording: Recording) -> list[Line]:
         """The numbers of this step."""
@@ -261,6 +249,16 @@ class Program:
                     picture.edge(writers[number], str(i))
                 writers.update({v.root: str(i) for v in op.writes})
         return picture
+
+
+def _put(out: Array, result: Any, line: str) -> None:
+    """``copyto``, which would repeat a smaller result."""
+    if result.shape != out.shape:
+        raise CompileError(
+            f"{line}: the result is {result.shape}, but was {out.shape} when it was recorded. Where a shape depends on "
+            "the data (x[mask], np.unique), use np.where, or leave the step uncompiled."
+        )
+    np.copyto(out, result)
 
 
 def _title(op: Operation, dot: str) -> str:

@@ -15,7 +15,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from tinygrad_cifar import random
 from tinygrad_cifar.compiler.surroundings import Surroundings
-from tinygrad_cifar.compiler.trace import Call, Draws, Number, Operation, Root, Scalar, Traced, Tracer, View, operation
+from tinygrad_cifar.compiler.trace import Call, Number, Operation, Random, Root, Scalar, Traced, Tracer, View, operation
 from tinygrad_cifar.errors import CompileError
 from tinygrad_cifar.nn.module import Module
 from tinygrad_cifar.optim.optimizer import Optimizer, Slot
@@ -44,6 +44,8 @@ class Recording:
         self.gradients: dict[Tensor, Tensor | None] = {}
         outside = [r.array for r in before.tracer.roots if r.snapshot is not None] if before else []
         self.earlier = {id(array): array.copy(order="K") for array in outside}  # as it is now, before this run
+        self.contents: dict[str, Array] = {}  # of the arguments
+        self.repeated: dict[str, Array] = {}  # the arguments that may be in a constant, since they did not change
         self._made: dict[Tensor, None] = {}  # by the step itself, or while it ran
         self._used: dict[Tensor, Traced] = {}  # the data of those that were there before
         self._paused = False
@@ -57,9 +59,12 @@ class Recording:
             self.around.reach(x)
             return x
         name = f"a{len(self.inputs)}"
+        if isinstance(x, float):
+            self.inputs[name] = x
+            return Number(x, name)
         # as_strided: a root of its own, though it may be a piece of a data set
-        self.inputs[name] = x if type(x) is float else as_strided(x)
-        return Number(x, name) if type(x) is float else self.tracer.traced(self.inputs[name], "argument", name)
+        self.inputs[name], self.contents[name] = as_strided(x), x.copy()
+        return self.tracer.traced(self.inputs[name], "argument", name)
 
     # Running --------------------------------------------------------------------------------------------------
 
@@ -76,6 +81,7 @@ class Recording:
                 left = (returned, tuple(zip(map(id, self.gradients), places, strict=True)))
                 self.tracer.operations.append(operation(None, left, (), "end", (), "the return"))
             finally:
+                streams.clear()
                 streams.update(random._streams)
                 self._paused = True
                 for t in self._made:
@@ -103,16 +109,12 @@ class Recording:
             self.around.reach(module)
             return call(module, *args, **kwargs)
 
-        class Streams(dict[str, Any]):
-            def __getitem__(self, name: str) -> Any:
-                return Draws(super().__getitem__(name), name)
-
         return [
             (Tensor, "data", property(self._data, self._set_data)),
             (Tensor, "grad", property(self._gradient, self._set_gradient)),
             (Tensor, "__init__", init), (Tensor, "__array__", as_array), (Module, "__call__", forward),
             (Optimizer, "step", lambda optimizer: self._update(optimizer)),
-            (random, "_streams", Streams(random._streams)),
+            (random, "_streams", Random(random._streams)),
         ]  # fmt: skip
 
     def _data(self, tensor: Tensor) -> Array:
@@ -121,8 +123,10 @@ class Recording:
             return array
         if tensor not in self._used:
             self.versions.setdefault(tensor, tensor.version[0])
-            for name in ("data", "requires_grad"):
+            for name in ("data", "requires_grad", "hooks"):
                 self.around.watch(vars(tensor), name, f"the {name} of {tensor.name or 'a tensor'}")
+            if tensor.hooks:
+                self.around.reach(tensor.hooks)
             self._used[tensor] = self.tracer.traced(array)
         return self._used[tensor]
 
@@ -165,12 +169,16 @@ class Recording:
             self.counts.setdefault(slot, slot.steps)
         if type(optimizer).advance is not Optimizer.advance:
             self.tracer.refuse("this optimiser has an advance() of its own, which a replay would leave out.")
+        replaced = [slot for slot in optimizer._slots if vars(slot.tensor)["data"] is not slot.view]
+        arrays = [self._data(slot.tensor) for slot in replaced]
         self._paused = True
         try:
             segments = optimizer.advance()
         finally:
             self._paused = False
-        self._used.clear()  # a replaced array was brought home
+        for slot, array in zip(replaced, arrays, strict=True):  # where two optimisers share it, at every step
+            np.copyto(self.tracer.traced(slot.view), array)
+        self._used.clear()
         self.around.accept(vars(optimizer), "_present", "_segments")
         for slot in optimizer._slots:
             self.around.accept(vars(slot.tensor), "data")
@@ -211,12 +219,27 @@ class Recording:
         """Raise CompileError where the step did something that its array operations do not tell of."""
         if self.tracer.refusal:
             raise CompileError(self.tracer.refusal)
-        for place in self.around.places.values():
-            if place.changed():
-                raise CompileError(
-                    f"the step changes {place.label}, which a replay would not: it repeats array operations only. "
-                    "Count, schedule and store outside of the compiled step; write to arrays in place."
-                )
+        for label in (*self.around.changed(), *self._unseen()):
+            raise CompileError(
+                f"the step changes {label}, which a replay would not: it repeats array operations only. Count, "
+                "schedule and store outside of the compiled step; write to arrays in place, from Tensors or t.data."
+            )
+        for label in self.around.drawn():
+            raise CompileError(
+                f"the step draws from {label}, which the recording cannot see, so a replay would repeat what came of "
+                "it. Draw arrays from tinygrad_cifar.random.stream, or make them an argument of the step."
+            )
+        if "lr" not in self.around.names:  # the optimisers' alone: a replay asks them for it
+            for optimizer, _, _ in self.rates:
+                self.around.places.pop((id(vars(optimizer)), "lr"), None)
+
+    def _unseen(self) -> Iterator[str]:
+        """Arrays from outside that were changed by no recorded operation."""
+        written = {v.root for op in self.tracer.operations for v in op.writes}
+        for array, before, label in self.around.arrays:
+            view = self.tracer.find(array)
+            if array.tobytes() != before and (view is None or view.root not in written):
+                yield label
 
     def difference(self, before: "Recording") -> str:
         """In what this recording differs from the one before, or ""."""
@@ -232,6 +255,11 @@ class Recording:
         for number, (x, y) in enumerate(zip(theirs.roots, ours.roots, strict=True)):
             if y.snapshot is not None:
                 self._check_constant(x, y, number)
+            elif x.array is y.array and y.kind == "planned":
+                y.kind = "outside"  # a buffer of the user's, who may read it
+        if any(root.kind == "constant" and root.array.size > 1 for root in ours.roots):
+            contents = zip(self.contents.items(), before.contents.values(), strict=True)
+            self.repeated = {name: now for (name, now), then in contents if np.array_equal(now, then)}
         return ""
 
     def _check_constant(self, before: Root, root: Root, number: int) -> None:

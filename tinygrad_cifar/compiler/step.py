@@ -1,6 +1,7 @@
 """``compile(step)``: a step that records itself when it meets something new, and else replays."""
 
 import functools
+import threading
 import time
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 8  # programs kept for one kind of arguments; four times as many recordings in a row are too many
 KINDS = 64  # kinds of arguments; more means that a value is an argument that should be an array
+_ONE_AT_A_TIME = threading.RLock()  # recording looks at all Tensors, and a program has its memory once
 
 
 def compile(step: Callable[..., Any]) -> "CompiledStep":
@@ -49,7 +51,7 @@ class CompiledStep:
     """What ``compile`` returns: called like the step itself.
 
     Attributes:
-        programs: for each kind of arguments, the programs recorded.
+        programs: for each kind of arguments, the programs recorded, the newest first.
         recordings: why each recording was made, and what came of it.
     """
 
@@ -62,8 +64,12 @@ class CompiledStep:
         self._candidates: dict[Hashable, Recording] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if trace.at_work() or _Mode.detecting:  # inside another compiled step, or op by op to find an anomaly
-            return self.step(*args, **kwargs)
+        with _ONE_AT_A_TIME:
+            if trace.at_work() or _Mode.detecting:  # inside another compiled step, or op by op to find an anomaly
+                return self.step(*args, **kwargs)
+            return self._run(args, kwargs)
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         parts: list[Any] = [_Mode.recording, *kwargs]
         inputs: list[Any] = []
         for x in (*args, *kwargs.values()):
@@ -79,7 +85,9 @@ class CompiledStep:
     def _record(self, key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         start = time.perf_counter()
         before, programs = self._candidates.pop(key, None), self.programs.setdefault(key, [])
-        changed = programs[-1].changed() if programs else "arguments of a new kind"
+        changed = programs[0].changed() if programs else "arguments of a new kind"
+        if before and (label := next(before.around.changed(), "")):
+            before, changed = None, f"{label} changed"
         recording = Recording(before)
         result = recording.run(self.step, args, kwargs)
         try:
@@ -94,9 +102,9 @@ class CompiledStep:
             if reason:
                 self._candidates[key] = recording
             else:
-                programs.append(Program(recording))
-                del programs[:-ATTEMPTS]
-                reason = f"{programs[-1]} recorded and planned in {1e3 * (time.perf_counter() - start):.0f} ms"
+                programs.insert(0, Program(recording))
+                del programs[ATTEMPTS:]
+                reason = f"{programs[0]} recorded and planned in {1e3 * (time.perf_counter() - start):.0f} ms"
             self.recordings.append(reason)
         except CompileError as error:
             error.result = result  # the step itself was done
@@ -114,10 +122,10 @@ class CompiledStep:
         Raises:
             CompileError: nothing was compiled yet.
         """
-        programs = [program for programs in self.programs.values() for program in programs]
-        if not programs:
+        newest = [programs[0] for programs in self.programs.values() if programs]
+        if not newest:
             raise CompileError("there is no program to draw yet: call the step twice.")
-        return programs[-1].graph()
+        return newest[-1].graph()
 
 
 def _add(x: Any, key: list[Any], inputs: list[Any]) -> None:

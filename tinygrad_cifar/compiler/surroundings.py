@@ -1,34 +1,39 @@
 """What a step finds around it: what it can reach through closures, globals and attributes, and whether it stays."""
 
+import dis
 import functools
+import pickle
+import random
+import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinygrad_cifar.nn.module import Module
 from tinygrad_cifar.optim.optimizer import Optimizer
-from tinygrad_cifar.tensor import Tensor
+from tinygrad_cifar.tensor import Array, Tensor
 
-_PLAIN = (Tensor, int, float, str, bytes, type(None), np.ndarray, np.generic, types.ModuleType, type,
-          np.random.Generator)  # fmt: skip
-_CLOSED = ("numpy", "tinygrad_cifar.compiler")  # what these packages make is not looked into
+_PLAIN = (Tensor, int, float, str, bytes, type(None), np.generic)
+_GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
+_LIBRARIES = {"numpy", "tinygrad_cifar", *sys.stdlib_module_names}
+LARGE = 1000  # entries: lists and dicts from here on, and arrays of more bytes than 64 times that, hold data
 
 
 class Place(NamedTuple):
-    """An attribute, or an entry of a dict, and what was there."""
+    """An attribute, or an entry of a dict or list, and what was there."""
 
     held: Any
-    name: str
+    name: Any
     label: str  # what the user calls it
     value: Any
 
     def access(self) -> str:
         """The code behind the holder's name that looks there."""
-        if not isinstance(self.held, dict):
-            return f".{self.name}"
-        return f"[{self.name!r}]" if self.name in self.held else f".get({self.name!r})"
+        if isinstance(self.held, dict) and self.name not in self.held:
+            return f".get({self.name!r})"
+        return f"[{self.name!r}]" if isinstance(self.held, dict | list) else f".{self.name}"
 
     def changed(self) -> bool:
         now, value = _look(self.held, self.name), self.value
@@ -36,29 +41,41 @@ class Place(NamedTuple):
         return not (now is value or (plain and now == value))
 
 
-def _look(held: Any, name: str) -> Any:
+def _look(held: Any, name: Any) -> Any:
+    if isinstance(held, list):
+        return held[name] if name < len(held) else None
     return held.get(name) if isinstance(held, dict) else getattr(held, name, None)
 
 
 class Surroundings:
     """The places that a replay relies on.
 
-    All attributes of modules and optimisers; of other objects those that the code names; variables of closures, and
-    globals. Code inside of this package is not looked at, unless it is the step itself. What a Tensor holds is watched
-    as soon as it is used.
+    Variables of closures, and globals; all attributes of modules and optimisers, and all that lists and dicts hold; of
+    other objects, of classes and of Python modules the attributes that the code names. Code of this package, of NumPy
+    and of other libraries is not looked at, unless it is the step itself. What a Tensor holds is watched as soon as it
+    is used.
     """
 
     def __init__(self) -> None:
-        self.places: dict[tuple[int, str], Place] = {}
-        self.modules: list[Module] = []
-        self._seen: dict[int, Any] = {}
+        self.places: dict[tuple[int, Any], Place] = {}
+        self.whole: dict[int, tuple[Any, str, int]] = {}  # dicts and lists of which all is watched, and their sizes
+        self.arrays: list[tuple[Array, bytes, str]] = []  # small ones, and what was in them
+        self.names: set[str] = set()  # of attributes in the code
+        self._states: list[tuple[str, Callable[[], Any], bytes]] = []  # of random generators
+        self._seen: dict[Any, Any] = {}
+        self._labels: dict[int, str] = {}
         self._objects: list[Any] = []
-        self._names: set[str] = set()  # of attributes and globals in the code
+        self._watch_generator("Python's random", random.getstate)
+        self._watch_generator("np.random", np.random.get_state)
 
-    def watch(self, held: Any, name: str, label: str) -> Any:
+    def watch(self, held: Any, name: Any, label: str) -> Any:
         """Watch a place from now on; returns what is there."""
-        place = Place(held, name, label, _look(held, name))
-        return self.places.setdefault((id(held), name), place).value
+        value = _look(held, name)
+        self._labels.setdefault(id(value), label)
+        return self.places.setdefault((id(held), name), Place(held, name, label, value)).value
+
+    def _watch_generator(self, label: str, state: Callable[[], Any]) -> None:
+        self._states.append((label, state, pickle.dumps(state())))
 
     def accept(self, held: Any, *names: str) -> None:
         """What is there now is what a replay finds."""
@@ -66,56 +83,140 @@ class Surroundings:
             if place := self.places.get((id(held), name)):
                 self.places[id(held), name] = place._replace(value=_look(held, name))
 
-    def watch_all(self, thing: Any) -> list[Any]:
-        names = vars(thing) if isinstance(thing, Module | Optimizer) else self._names & vars(thing).keys()
-        return [self.watch(vars(thing), name, f"{type(thing).__name__}.{name}") for name in names]
+    def changed(self) -> Iterator[str]:
+        """What is not as it was, by the names that the user gave it."""
+        yield from (place.label for place in self.places.values() if place.changed())
+        yield from (label for held, label, size in self.whole.values() if len(held) != size)
 
-    def reach(self, step: Any, *others: Any) -> None:
-        """Find the places that these things lead to."""
-        stack = [step, *others]
+    def drawn(self) -> Iterator[str]:
+        """The random generators that were used and are none of the package's streams."""
+        return (label for label, state, before in self._states if pickle.dumps(state()) != before)
+
+    # Finding them ---------------------------------------------------------------------------------------------
+
+    def reach(self, step: Any) -> None:
+        """Find the places that a thing leads to."""
+        stack = [] if id(step) in self._seen else [step]
         while stack:
-            thing = stack.pop()
-            if id(thing) in self._seen or isinstance(thing, _PLAIN):
-                continue
-            self._seen[id(thing)] = thing
-            if isinstance(thing, types.FunctionType):
-                if thing is step or not thing.__module__.startswith("tinygrad_cifar."):
-                    stack += self._function(thing)
-            elif isinstance(thing, types.MethodType):
-                stack.append(thing.__self__)
-                stack += self._function(thing.__func__) if isinstance(thing.__func__, types.FunctionType) else []
-            elif isinstance(thing, functools.partial):
-                stack += [thing.func, *thing.args, *thing.keywords.values()]
-            elif isinstance(thing, list | tuple | set | dict):
-                stack += list(thing.values() if isinstance(thing, dict) else thing)[:1000]
-            elif isinstance(thing, Module):
-                self.modules.append(thing)
-                thing.training = thing.training  # an attribute of its own, so that a switch and back leaves no trace
-                stack += self.watch_all(thing)
-            elif isinstance(thing, Optimizer):
-                self.watch_all(thing)
-            elif hasattr(thing, "__dict__") and not type(thing).__module__.startswith(_CLOSED):
+            while stack:
+                stack += self._led_to(stack.pop(), step)
+            stack = [value for thing in self._objects for value in self._named(thing)]
+
+    def _led_to(self, thing: Any, step: Any) -> Iterable[Any]:
+        method = isinstance(thing, types.MethodType)
+        function, owner = (thing.__func__, thing.__self__) if method else (thing, None)
+        key = (id(function), id(owner)) if method else id(thing)
+        if key in self._seen or isinstance(thing, _PLAIN):
+            return ()
+        self._seen[key] = thing  # and so it keeps its address
+        if method or isinstance(thing, types.FunctionType):
+            code = isinstance(function, types.FunctionType) and (thing is step or _users(function))
+            return [owner, *(self._function(function, owner) if code else ())]
+        if isinstance(thing, functools.partial):
+            return [thing.func, *thing.args, *thing.keywords.values()]
+        if isinstance(thing, list | dict):
+            return self._all(thing, self._label(thing), "{}[{!r}]") if len(thing) < LARGE else ()
+        if isinstance(thing, tuple | set | frozenset):
+            return list(thing)[:LARGE]
+        if isinstance(thing, Module):
+            thing.training = thing.training  # an attribute of its own, so that a switch and back leaves no trace
+            if _users(type(thing)):
                 self._objects.append(thing)
-                stack += vars(thing).values()
-                call: Any = vars(type(thing)).get("__call__")
-                stack += self._function(call) if isinstance(call, types.FunctionType) else []
-        for thing in self._objects:
-            self.watch_all(thing)
+            return [*self._all(vars(thing), type(thing).__name__, "{}.{}"), _method(thing, "forward")]
+        if isinstance(thing, Optimizer):
+            for name in vars(thing):
+                self.watch(vars(thing), name, f"{type(thing).__name__}.{name}")
+            return [_method(thing, name) for name in ("step", "update", "coefficients")]
+        if isinstance(thing, np.ndarray):
+            if thing.nbytes <= LARGE << 6:
+                self.arrays.append((thing, thing.tobytes(), self._label(thing)))
+        elif isinstance(thing, _GENERATORS):
+            self._watch_generator(self._label(thing), functools.partial(pickle.dumps, thing))
+        elif isinstance(thing, type | types.ModuleType):
+            if _users(thing):
+                self._objects.append(thing)
+        elif _users(type(thing)) or (hasattr(thing, "__dict__") and not type(thing).__module__.startswith("numpy")):
+            self._objects.append(thing)
+            held = [value for value in getattr(thing, "__dict__", {}).values() if not isinstance(value, list | dict)]
+            return [*held, _method(thing, "__call__")]
+        return ()
 
-    def _function(self, function: types.FunctionType) -> Iterator[Any]:
+    def _label(self, thing: Any) -> str:
+        return self._labels.get(id(thing), f"a {type(thing).__name__}")
+
+    def _all(self, held: Any, label: str, template: str) -> list[Any]:
+        """Watch all that a list or a dict holds."""
+        self.whole[id(held)] = held, label, len(held)
+        names = held if isinstance(held, dict) else range(len(held))
+        return [self.watch(held, name, template.format(label, name)) for name in names]
+
+    def _named(self, thing: Any) -> list[Any]:
+        """Watch the attributes of a thing and of its class that the code has names for. Those that are new."""
+        kind = thing if isinstance(thing, type) else type(thing)
+        own = {} if isinstance(thing, type | Module) else getattr(thing, "__dict__", {})
+        names = self.names & own.keys()
+        for cls in kind.__mro__:
+            if _users(cls):
+                names |= {name for name in self.names & vars(cls).keys() if _is_data(vars(cls)[name])}
+        label = getattr(thing if isinstance(thing, types.ModuleType) else kind, "__name__", "")
+        return [self.watch(thing, name, f"{label}.{name}") for name in names if (id(thing), name) not in self.places]
+
+    def _function(self, function: types.FunctionType, owner: Any) -> Iterator[Any]:
+        """The variables of a function, and the methods and properties that it takes from them or from ``self``."""
+        known: dict[str, Any] = dict.fromkeys(function.__code__.co_varnames[:1], owner)
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            yield self.watch(cell, "cell_contents", name)
-        yield from function.__defaults__ or ()
-        for code in _codes(function.__code__):
-            self._names.update(code.co_names)
-            for name in code.co_names:
-                value = function.__globals__.get(name)
-                if value is not None and not isinstance(value, types.ModuleType | type):
-                    yield self.watch(function.__globals__, name, name)
+            known[name] = self.watch(cell, "cell_contents", name)
+        yield from (*known.values(), *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+        thing: Any = None
+        for operation, name in _instructions(function.__code__):
+            if operation in ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR"):
+                self.names.add(name)
+                yield _method(thing, name)
+                thing = getattr(thing, "__dict__", {}).get(name)
+            elif operation in ("LOAD_GLOBAL", "STORE_GLOBAL"):
+                thing = function.__globals__.get(name)
+                if name in function.__globals__ and not isinstance(thing, types.ModuleType | type):
+                    self.watch(function.__globals__, name, name)
+                yield thing
+            else:
+                thing = known.get(name)
 
 
-def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _codes(constant)
+@functools.lru_cache(maxsize=1024)
+def _instructions(code: types.CodeType) -> list[tuple[str, str]]:
+    """(operation, variable or attribute) of code and of what is defined in it."""
+    found = []
+    for i in dis.get_instructions(code):
+        if isinstance(i.argval, types.CodeType):
+            found += _instructions(i.argval)
+        name = i.argval[-1:] if isinstance(i.argval, tuple) else (i.argval,)  # two variables may be loaded at once
+        found.append((i.opname, name[0] if i.opname != "LOAD_CONST" and name and isinstance(name[0], str) else ""))
+    return found
+
+
+def _method(thing: Any, name: str) -> types.MethodType | None:
+    """The method or property of that name, bound, where it is written in Python."""
+    for cls in (thing if isinstance(thing, type) else type(thing)).__mro__:
+        if name in vars(cls):
+            found = vars(cls)[name]
+            function = getattr(found, "fget", None) or getattr(found, "__func__", found)
+            return types.MethodType(function, thing) if isinstance(function, types.FunctionType) else None
+    return None
+
+
+def _is_data(value: Any) -> bool:
+    """Whether a class's attribute is neither a method nor a property; a slot is data."""
+    return isinstance(value, types.MemberDescriptorType) or not hasattr(type(value), "__get__")
+
+
+def _users(thing: Any) -> bool:
+    """Whether a function, class or Python module is the user's."""
+    module = thing.__name__ if isinstance(thing, types.ModuleType) else thing.__module__
+    return not _library(str(module).partition(".")[0])
+
+
+@functools.cache
+def _library(package: str) -> bool:
+    file = getattr(sys.modules.get(package), "__file__", None) or ""
+    installed = "site-packages" in file or "dist-packages" in file
+    return package != "__main__" and (installed or package in _LIBRARIES)

@@ -19,7 +19,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from tinygrad_cifar import random
 from tinygrad_cifar.errors import CompileError
 from tinygrad_cifar.operators import Operators
-from tinygrad_cifar.tensor import Array
+from tinygrad_cifar.tensor import _NUMBERS, Array
 
 
 class View(NamedTuple):
@@ -130,6 +130,9 @@ class Number(NDArrayOperatorsMixin):
         return bool(float(self))
 
 
+_NUMBERS.add(Number)  # an op takes it as the Python number that it is
+
+
 class Draw(NamedTuple):
     """A method of a random stream. A replay draws from the same stream, wherever that is by then."""
 
@@ -147,7 +150,26 @@ class Draws:
         self._generator, self._stream = generator, stream
 
     def __getattr__(self, name: str) -> Any:
-        return functools.partial(_drawn, getattr(self._generator, name), Draw(self._stream, name))
+        found = getattr(self._generator, name)
+        if _tracer and not callable(found):
+            _tracer.refuse("the random streams are set back here, which a replay would not do. Do it outside.")
+        return functools.partial(_drawn, found, Draw(self._stream, name)) if callable(found) else found
+
+
+class Random(dict[str, Any]):
+    """The random streams by their names. What is drawn from them is recorded; what else happens to them is refused."""
+
+    def __getitem__(self, name: str) -> Any:
+        return Draws(super().__getitem__(name), name)
+
+    def clear(self) -> None:
+        for name in list(self):
+            del self[name]
+
+    def __delitem__(self, name: str) -> None:
+        if _tracer:
+            _tracer.refuse("the random streams are set back here, which a replay would not do. Do it outside.")
+        super().__delitem__(name)
 
 
 def _drawn(method: Callable[..., Any], draw: Draw, *args: Any, **kwargs: Any) -> Any:
@@ -363,6 +385,8 @@ class Tracer:
             operands, out = self.encode(args), self.add(result, "planned" if lies else "own")
             self._numbers.setdefault(id(_owner(result)), out.root)  # of which the result may be a view
             self.record(function, operands, kwargs, "out", out)
+        elif function is np.nan_to_num:  # with copy=False, and no view
+            self.refuse(f"nan_to_num {_CHANGES}")
         return result.view(Traced)
 
     def _into(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
