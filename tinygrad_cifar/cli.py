@@ -6,17 +6,18 @@ What is heavy is imported by the command that needs it, so that ``--help`` is qu
 import dataclasses
 import functools
 import inspect
+import io
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from tinygrad_cifar.errors import ConfigError, TinygradCifarError
+from tinygrad_cifar.errors import ConfigError, NonFiniteError, TinygradCifarError
 from tinygrad_cifar.train.config import CHOICES, Config
 from tinygrad_cifar.train.presets import DEFAULT, PRESETS
 
@@ -31,11 +32,13 @@ INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
 
 def main() -> None:
-    """Run the command line; an error of the project is one message on stderr and exit code 1."""
+    """Run the command line; what goes wrong is one message on stderr and exit code 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal or a pipe may not know every character
     try:
         app(prog_name="tinygrad-cifar")
-    except TinygradCifarError as error:
-        sys.exit(f"error: {error}")
+    except (TinygradCifarError, OSError, MemoryError) as error:
+        sys.exit(f"error: {str(error) or 'there is not enough memory'}")
 
 
 # Settings of a Config as options ---------------------------------------------------------------------------------
@@ -124,8 +127,15 @@ def _config(preset: Enum | None, file: Path | None, settings: dict[str, Any]) ->
     if preset or not (file or settings):
         base = PRESETS[preset.value if preset else DEFAULT]
     else:
-        base = Config.from_json(file.read_text()) if file else Config()
+        base = _from_file(file) if file else Config()
     return base.with_settings(**{name: _read(name, value) for name, value in settings.items()})
+
+
+def _from_file(file: Path) -> Config:
+    try:
+        return Config.from_json(file.read_bytes())
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
 
 
 def _read(name: str, value: Any) -> Any:
@@ -162,12 +172,15 @@ def train(
     """Train a network, test it, and leave a run folder."""
     from tinygrad_cifar.train import progress, run
 
-    folder = out or Path("runs", f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config.title}")
+    folder = out or Path("runs", f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_{config.title}")
     try:
         say = functools.partial(print, end="\n\n", flush=True)
         result = run(config, folder, watchers=(progress(),), say=say, compile=compile)
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{error}\nRun folder: {folder}") from None
     except KeyboardInterrupt:
-        print(f"\nkilled; {folder} has the history and the weights up to the last epoch", file=sys.stderr)
+        reached = "has the history and the weights up to the last epoch" if folder.exists() else "was not begun"
+        print(f"\nkilled; {folder} {reached}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     print(f"\n{result}\nRun folder: {folder}")
     if result.interrupted:
@@ -227,7 +240,7 @@ def evaluate(
     from tinygrad_cifar.viz import confusion_matrix, confusion_picture, per_class_accuracy
 
     model, config = load_run(run, best=best)
-    if path:
+    if path is not None:
         config = config.with_settings(data=path)
     cifar = load_cifar10(config.data, synthetic=config.synthetic)
     result = measure(model, evaluation_batches(config, cifar, cifar.test))
@@ -359,8 +372,9 @@ def check(
 
     random.manual_seed(config.seed)
     train, _ = split_data(config, load_data(config))
-    x = Standardiser.fit(train.images, config.standardise).transform(train.images[:images], np.float64)
-    y = train.labels[:images].astype(int)
+    shown = train.subset(images)
+    x = Standardiser.fit(train.images, config.standardise).transform(shown.images, np.float64)
+    y = shown.labels.astype(int)
     if tables := documents.DOCUMENTS.get(_read("document", document)):
         print("\n\n".join(str(table) for table in tables(x, y)))
         return
@@ -415,6 +429,8 @@ def search(
     from tinygrad_cifar.search.space import Space, parse_variation
 
     if range_test:
+        if vary:
+            raise ConfigError("--range-test varies the learning rate by itself: leave --vary out.")
         tested = range_test_of(config)
         target = figure or Path("range_test.png")
         tested.figure(target)

@@ -1,5 +1,6 @@
 """The command line on a small synthetic set: what it writes, what it says, and how it fails."""
 
+import io
 import os
 import re
 import signal
@@ -80,6 +81,45 @@ def test_a_folder_is_found_where_none_is_named(shell: Shell) -> None:
     assert f"Run folder: {folder}" in out
 
 
+def test_runs_that_begin_at_the_same_time_have_folders_of_their_own(shell: Shell) -> None:
+    for seed in ("1", "2", "3"):
+        assert shell("train", *SMALL, "--seed", seed)[0] == 0
+    assert len(list(Path("runs").iterdir())) == 3
+
+
+def test_a_setting_that_does_not_do_leaves_no_folder(shell: Shell) -> None:
+    code, _, err = shell("train", *SMALL, "--augment-shift", "40", "--out", "run")
+    assert code == 1
+    assert "between 0 and 31" in err
+    assert not Path("run").exists()
+
+
+def test_ctrl_c_before_the_training_says_that_there_is_nothing(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tinygrad_cifar.train.runs.load_data", pressed)
+    code, _, err = shell("train", *SMALL, "--out", "run")
+    assert code == cli.INTERRUPTED
+    assert "killed; run was not begun" in err
+
+
+def test_a_training_that_diverges_says_where_its_folder_is(shell: Shell) -> None:
+    code, _, err = shell("train", *SMALL, "--lr", "1e30")
+    assert code == 1
+    (folder,) = Path("runs").iterdir()
+    assert err.endswith(f"Run folder: {folder}")
+
+
+def test_characters_that_stdout_does_not_know(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    ascii_alone = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", ascii_alone)
+    assert shell("train", *SMALL, "--out", "Köln")[0] == 0
+    ascii_alone.flush()
+    assert b"Run folder: K\\xf6ln" in ascii_alone.buffer.getvalue()  # type: ignore[attr-defined]
+    assert Path("Köln/results.json").exists()
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_with_other_settings(preset: str) -> None:
     words = cli._words("Preset", PRESETS)
@@ -132,10 +172,20 @@ def test_graph_without_dot(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Non
         (("evaluate", "nowhere"), "does not exist. Give the folder of a run"),
         (("data", "--data", "nowhere"), "nowhere"),
         (("graph", "--hidden", "8", "--out", "network.xyz"), "no picture format"),
+        (("train", *SMALL, "--out", "file/run"), "'file"),
+        (("train", *SMALL, "--hidden", "999999999999"), "Unable to allocate"),
+        (("train", "--data", ""), "no file or folder with an empty name"),
+        (("train", "--config", "file"), "file: the configuration is not JSON"),
+        (("train", "--config", "image"), "image: the configuration is not JSON"),
+        (("data", "--synthetic", "--grid", "nowhere/grid.png"), "nowhere/grid.png"),
+        (("data", "--synthetic", "--grid", "grid.xyz"), "grid.xyz: Format 'xyz' is not supported"),
+        (("check", "--synthetic", "--split", "all-200", "--images", "500"), "a subset of 500 images"),
+        (("search", "--range-test", "--vary", "lr=log:1e-3:1"), "leave --vary out"),
     ],
 )
 def test_an_error_is_one_message_and_exit_code_1(shell: Shell, arguments: tuple[str, ...], message: str) -> None:
     Path("file").write_text("")
+    Path("image").write_bytes(b"\x89PNG\xff")
     code, _, err = shell(*arguments)
     assert code == 1
     assert message in err
@@ -152,7 +202,10 @@ def test_a_usage_error_is_exit_code_2(shell: Shell, arguments: tuple[str, ...]) 
     assert shell(*arguments)[0] == 2
 
 
-@pytest.mark.parametrize("command", ["train", "data", "evaluate", "graph", "bench"])
+COMMANDS = ["train", "data", "evaluate", "graph", "bench", "reproduce", "check", "search"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_an_example(shell: Shell, command: str) -> None:
     code, out, _ = shell(command, "--help")
     assert code == 0

@@ -214,6 +214,15 @@ def test_a_missing_folder_names_where_the_path_came_from(tmp_path, monkeypatch):
         load_cifar10()
 
 
+NAMES = [("", "with an empty name"), ("~no-such-user-here/x", "~no-such-user-here/x")]
+
+
+@pytest.mark.parametrize(("path", "named"), NAMES)
+def test_a_path_that_can_only_be_a_mistake(path, named):
+    with pytest.raises(DataError, match=f"no file or folder {named} "):
+        load_or_synthesise(path)
+
+
 def test_a_folder_without_any_of_it(tmp_path):
     with pytest.raises(DataError, match=f"{tmp_path}: data_batch_1, .* missing"):
         load_cifar10(tmp_path)
@@ -223,6 +232,27 @@ def test_a_file_that_is_no_archive(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("not an archive")
     with pytest.raises(DataError, match=r"notes.txt: not a readable .tar.gz"):
+        load_cifar10(path)
+
+
+@pytest.mark.parametrize("headers", [{"GNU.sparse.map": "a,b"}, {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}])
+def test_an_archive_whose_headers_lie(tmp_path, headers):
+    path = tmp_path / "odd.tar.gz"
+    with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("data_batch_1.bin")
+        member.size, member.pax_headers = 3, headers
+        tar.addfile(member, io.BytesIO(b"xyz"))
+    with pytest.raises(DataError, match=r"odd.tar.gz: not a readable .tar.gz"):
+        load_cifar10(path)
+
+
+def test_an_archive_of_headers_alone(tmp_path):
+    path = tmp_path / "deep.tar.gz"
+    name = tarfile.TarInfo("././@LongLink")
+    name.type, name.size = tarfile.GNUTYPE_LONGNAME, 2
+    with gzip.open(path, "wb") as zipped:
+        zipped.write((name.tobuf(tarfile.GNU_FORMAT) + b"x".ljust(tarfile.BLOCKSIZE, b"\0")) * 2000)
+    with pytest.raises(DataError, match=r"deep.tar.gz: not a readable .tar.gz"):
         load_cifar10(path)
 
 
@@ -321,6 +351,21 @@ def test_the_progress_bar_speaks_as_pooch_expects(capsys):
     bar.close()
     assert bar.total == 100
     assert "CIFAR-10" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ConnectionError])
+def test_a_download_that_breaks_off_gives_the_terminal_back(monkeypatch, error):
+    bars = []
+
+    def breaks_off(*_args, downloader, **_kwargs):
+        bars.append(downloader.progressbar)
+        downloader.progressbar.total = 100  # pooch begins, and the bar hides the cursor
+        raise error
+
+    monkeypatch.setattr(pooch, "retrieve", breaks_off)
+    with pytest.raises((KeyboardInterrupt, CifarUnavailableError)):
+        load_cifar10()
+    assert not bars[0]._progress.live.is_started
 
 
 def test_without_download_nothing_is_fetched(monkeypatch):

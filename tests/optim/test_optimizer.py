@@ -227,6 +227,13 @@ def test_clip_grad_norm_scales_all_gradients_alike() -> None:
         optim.clip_grad_norm(params, 0.0)
 
 
+def test_clip_grad_norm_of_one_parameter() -> None:
+    parameter = ones(2)
+    parameter.grad = Tensor(np.array([3.0, 4.0]))
+    assert optim.clip_grad_norm(parameter, 1.0) == 5
+    np.testing.assert_allclose(parameter.grad.data, [0.6, 0.8], rtol=1e-6)
+
+
 def test_clip_grad_norm_is_pytorchs(torch: Any) -> None:
     rng = np.random.default_rng(3)
     params = [ones(4, 3), ones(3)]

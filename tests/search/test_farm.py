@@ -80,6 +80,32 @@ def test_storages_that_cannot_be_had_are_explained() -> None:
         search({"lr": [0.1]}, SMALL, storage="s.db", jobs=0)
 
 
+def test_a_storage_that_cannot_be_written_is_explained() -> None:
+    needs_optuna()
+    search({"lr": [0.1]}, SMALL, storage="s.db")
+    with pytest.raises(SearchError, match=r"the storage sqlite:.* failed: .*readonly"):
+        search({"lr": [0.1]}, SMALL, noise_seeds=2, storage="sqlite:///file:s.db?mode=ro&uri=true")
+
+
+def test_a_study_of_another_program_is_left_alone() -> None:
+    needs_optuna()
+    import optuna
+
+    theirs = optuna.create_study(study_name="search", storage="sqlite:///s.db")
+    theirs.add_trial(optuna.create_trial(value=1.0))
+    for ask in (lambda: load("search", "s.db"), lambda: search({"lr": [0.1]}, SMALL, storage="s.db")):
+        with pytest.raises(SearchError, match="of another program: take another name"):
+            ask()
+    assert theirs.user_attrs == {}
+
+
+def test_ctrl_c_while_a_process_begins_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "optuna.py").write_text("raise KeyboardInterrupt")  # as if pressed during the import
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(cli.__file__).parents[1]}"}
+    ended = subprocess.run([sys.executable, "-c", farm.WORKER], env=environment, capture_output=True)
+    assert (ended.returncode, ended.stderr) == (130, b"")
+
+
 def test_without_optuna_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(farm, "find_spec", lambda name: None)
     with pytest.raises(SearchError, match=re.escape("pip install 'tinygrad-cifar[search]'")):

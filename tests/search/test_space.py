@@ -85,7 +85,9 @@ def test_what_is_typed_is_understood(text: str, expected: object) -> None:
     assert parse_variation(text) == expected
 
 
-@pytest.mark.parametrize("text", ["lr=log:1e-3", "lr=log:a:b", "lr=log:1:2:3:4", "lr=log:1:2:x"])
+@pytest.mark.parametrize(
+    "text", ["lr=log:1e-3", "lr=log:a:b", "lr=log:1:2:3:4", "lr=log:1:2:x", "lr", "lr=", "lr=1,,2", "lr=1:2"]
+)
 def test_what_cannot_be_understood_is_explained(text: str) -> None:
     with pytest.raises(ConfigError, match="NAME=log:LOW:HIGH"):
         parse_variation(text)
@@ -98,6 +100,7 @@ def test_what_cannot_be_understood_is_explained(text: str) -> None:
         (lambda: Range(2, 1), "from low to high"),
         (lambda: Range(1, 2, "cubic"), "log or linear"),
         (lambda: Range(1, 2, points=1), "at least 2"),
+        (lambda: parse_variation("lr=lin:0:1"), "log or linear, not 'lin'"),
         (lambda: Space({}), "something to vary"),
         (lambda: Space(), "something to vary"),
         (lambda: Space({"lam": []}), "empty"),

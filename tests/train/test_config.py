@@ -15,7 +15,7 @@ IMAGES = {"batch1": 10_000, "all-5000": 45_000, "all-1000": 49_000}
 rates = st.floats(0, 1e3, allow_subnormal=False)
 configs = st.builds(
     Config,
-    hidden=st.lists(st.integers(1, 5000), max_size=9).map(tuple),
+    hidden=st.lists(st.integers(1, 5000), min_size=1, max_size=9).map(tuple),
     activation=st.sampled_from(CHOICES["activation"]),
     batch_norm=st.booleans(),
     dropout=st.floats(0, 0.9),
@@ -31,6 +31,10 @@ configs = st.builds(
 @given(configs)
 def test_json_round_trip(config: Config) -> None:
     assert Config.from_json(config.to_json()) == config
+
+
+def test_it_is_read_from_bytes_as_well() -> None:
+    assert Config.from_json(b"\xef\xbb\xbf" + Config(lr=0.5).to_json().encode()) == Config(lr=0.5)  # as Notepad writes
 
 
 def test_settings_that_are_left_out_take_their_defaults() -> None:
@@ -57,10 +61,13 @@ def test_settings_that_are_left_out_take_their_defaults() -> None:
         ({"schedule": "exponential"}, "either gamma or k"),
         ({"schedule": "exponential", "gamma": 0.9, "k": 0.1}, "either gamma or k"),
         ({"schedule": "step"}, "needs every"),
-        ({"optimizer": "adam", "momentum": 0.9}, "adam has no momentum; leave it out, or use sgd or rmsprop"),
+        ({"optimizer": "adam", "momentum": 0.9}, "'adam' does not use momentum: leave it out, or choose sgd"),
         ({"nesterov": True}, "nesterov needs a momentum"),
-        ({"weight_decay": 0.1}, "sgd has no weight_decay"),
+        ({"weight_decay": 0.1}, "'sgd' does not use weight_decay"),
         ({"synthetic": True, "data": "here"}, "contradict each other"),
+        ({"optimizer": "adam", "momentum_form": "classic"}, "'adam' does not use momentum_form"),
+        ({"hidden": (), "batch_norm": True}, "without hidden layers batch_norm has no effect"),
+        ({"hidden": 50}, "hidden must be .*not 50"),
     ],
 )
 def test_what_is_wrong_is_named(settings: dict[str, Any], message: str) -> None:
@@ -73,10 +80,11 @@ def test_what_is_wrong_is_named(settings: dict[str, Any], message: str) -> None:
     [
         ("{", "not JSON"),
         ("[]", "not a JSON object"),
+        (b"\x89PNG\xff", "not JSON"),
         ('{"batchnorm": true}', "no setting is called 'batchnorm'; did you mean 'batch_norm'?"),
     ],
 )
-def test_a_configuration_that_cannot_be_read(text: str, message: str) -> None:
+def test_a_configuration_that_cannot_be_read(text: str | bytes, message: str) -> None:
     with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
         Config.from_json(text)
 
@@ -105,6 +113,19 @@ def test_cycles_that_are_no_whole_number_of_epochs() -> None:
         Config(schedule="triangular", n_s=1000, cycles=2).resolved(45_000)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"schedule": "cosine", "eta_min": 0.2}, r"eta_min=0\.2 is above eta_max=0\.1"),
+        ({"schedule": "triangular", "eta_max": 1e-6}, "eta_min=1e-05 is above eta_max=1e-06"),
+        ({"schedule": "cosine", "warm_up": 900, "epochs": 2}, "warm_up=900 takes up all 2 epochs of 450 steps"),
+    ],
+)
+def test_a_schedule_that_has_no_room(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Config(**settings).resolved(45_000)
+
+
 def test_a_batch_larger_than_the_split() -> None:
     with pytest.raises(ConfigError, match="batch_size=100 makes no batch of 99 images"):
         Config().resolved(99)
@@ -124,6 +145,9 @@ def test_new_settings_put_those_that_contradict_them_out_of_force() -> None:
     constant = two_layers.with_settings(schedule="constant", lr=0.1)
     assert (constant.n_s, constant.cycles, constant.lr) == (None, None, 0.1)
     assert two_layers.with_settings(synthetic=True).with_settings(data="here").synthetic is False
+    adam = PRESETS["two-layer-momentum"].with_settings(optimizer="adam")
+    assert (adam.momentum, adam.gamma) == (0.0, 0.95)
+    assert PRESETS["three-layer-bn"].with_settings(hidden=()).batch_norm is False
     with pytest.raises(ConfigError, match="epochs and cycles both"):
         two_layers.with_settings(epochs=5, cycles=1)
 

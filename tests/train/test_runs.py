@@ -115,6 +115,8 @@ def test_a_folder_that_is_in_use_is_left_alone(tmp_path: Path, tiny: Cifar10) ->
 def test_what_cannot_be_loaded(tmp_path: Path, folder: Path) -> None:
     from safetensors.numpy import save
 
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is no run folder"):
+        load_run(folder / "model.safetensors", best=True)
     with pytest.raises(CheckpointError, match="does not exist"):
         load_run(tmp_path)
     file = tmp_path / "model.safetensors"
@@ -143,10 +145,33 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"No space left on device: .*history\.csv"):
         kept.write("history.csv", "the second")
     assert (kept.path / "history.csv").read_text() == "the first"
     assert {path.name for path in kept.path.iterdir()} == {"config.json", "environment.json", "history.csv"}
+
+
+def test_what_is_reported_is_on_disk(tiny: Cifar10, tmp_path: Path) -> None:
+    kept: list[int] = []
+
+    class Reader(Watcher):
+        def epoch(self, trainer: Trainer, row: object) -> None:
+            kept.append(len(History.from_csv((tmp_path / "run" / "history.csv").read_text())))
+
+    run(SMALL, tmp_path / "run", data=tiny, watchers=(Reader(),))
+    assert kept == [1, 2, 3]
+
+
+def test_the_results_are_there_before_the_picture(
+    tiny: Cifar10, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "draw", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        run(SMALL, tmp_path / "run", data=tiny)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES - {"curves.png"}
 
 
 class Interrupt(Watcher):

@@ -259,3 +259,22 @@ def test_watchers_are_told_the_end_even_after_an_error(loaders: Loaders) -> None
     with pytest.raises(RuntimeError, match="somebody's watcher"):
         trainer_of().fit(*loaders(), 1, At(2, fail), Last())
     assert ended == [2]
+
+
+def test_watchers_that_have_begun_end_when_another_one_cannot_begin(loaders: Loaders) -> None:
+    told = []
+
+    class First(Watcher):
+        def begin(self, trainer: Trainer, epochs: int, steps_per_epoch: int) -> None:
+            told.append("begin")
+
+        def end(self, trainer: Trainer) -> None:
+            told.append("end")
+
+    class Fails(First):
+        def begin(self, trainer: Trainer, epochs: int, steps_per_epoch: int) -> None:
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        trainer_of().fit(*loaders(), 1, First(), Fails())
+    assert told == ["begin", "end"]

@@ -7,9 +7,8 @@ import pickletools
 import sys
 import tarfile
 import tempfile
-import zlib
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -96,11 +95,13 @@ def _announce(reason: str) -> Cifar10:
 
 
 def _locate(path: str | os.PathLike[str] | None, download: bool) -> Path:
-    given = path or os.environ.get(VARIABLE)
-    if given:
-        if not (found := Path(given).expanduser()).exists():
-            origin = "path" if path else VARIABLE
-            raise DataError(f"There is no file or folder {found} ({origin}).\n{_REMEDIES}")
+    origin = "path" if path is not None else VARIABLE
+    given = os.fspath(path) if path is not None else os.environ.get(VARIABLE) or None
+    if given is not None:
+        found = Path(os.path.expanduser(given))  # Path.expanduser raises where there is no such user
+        if not given or not found.exists():
+            what = found if given else "with an empty name"
+            raise DataError(f"There is no file or folder {what} ({origin}).\n{_REMEDIES}")
         return found
     cached = cache_folder() / BINARY_FOLDER
     if cached.exists():
@@ -120,8 +121,9 @@ def _download(folder: Path) -> None:
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        fetcher = pooch.HTTPDownloader(progressbar=_ProgressBar(), chunk_size=1 << 18)
-        archive = pooch.retrieve(URL, known_hash=HASH, fname="archive", path=scratch, downloader=fetcher)
+        with closing(_ProgressBar()) as bar:
+            fetcher = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 18)
+            archive = pooch.retrieve(URL, known_hash=HASH, fname="archive", path=scratch, downloader=fetcher)
         unpacked = Path(scratch, "unpacked")
         unpacked.mkdir()
         for name, _, raw in _archived_files(Path(archive)):
@@ -157,7 +159,8 @@ class _ProgressBar:
         self._progress.reset(self._task)
 
     def close(self) -> None:
-        self._progress.stop()
+        if self._progress.live.is_started:
+            self._progress.stop()
 
 
 def _read(path: Path) -> Cifar10:
@@ -203,7 +206,9 @@ def _archived_files(path: Path) -> Iterator[tuple[str, str, bytes]]:
                         yield name, where, tar.extractfile(member).read()  # type: ignore[union-attr]
                 while unzipped.read(1 << 20):  # to the end, where gzip keeps its checksum
                     pass
-        except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        except DataError:
+            raise
+        except Exception as error:  # a corrupt archive can trip over anything: a wrong number, a header in a header
             raise DataError(
                 f"{path}: not a readable .tar.gz; reading stopped near byte {file.tell():,} of "
                 f"{path.stat().st_size:,} ({error}). {_AGAIN}"

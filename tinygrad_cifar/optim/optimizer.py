@@ -209,7 +209,7 @@ class Optimizer:
         return f"{type(self).__name__}({settings})"
 
 
-def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> float:
+def clip_grad_norm(params: Iterable[Tensor] | Tensor, max_norm: float) -> float:
     """Scale all gradients by ``min(1, max_norm / (norm + 1e-6))``, so that together their norm is at most ``max_norm``.
 
     Returns:
@@ -219,7 +219,7 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> float:
         NonFiniteError: the norm is infinite or not a number.
     """
     require(max_norm > 0, "max_norm", max_norm, "positive")
-    owners = [p for p in dict.fromkeys(params) if p.grad is not None]
+    owners = [p for p in dict.fromkeys([params] if isinstance(params, Tensor) else params) if p.grad is not None]
     norm = math.hypot(*(float(np.linalg.norm(p.grad.data)) for p in owners))  # type: ignore[union-attr]
     if not math.isfinite(norm):
         bad = [p.name or f"parameter {i}" for i, p in enumerate(owners) if not np.isfinite(p.grad.data).all()]  # type: ignore[union-attr]

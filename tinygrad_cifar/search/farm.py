@@ -22,7 +22,14 @@ if TYPE_CHECKING:
     import optuna
 
 STORAGE = "search.db"
-COMMAND = [sys.executable, "-m", "tinygrad_cifar.search.worker"]
+WORKER = """
+try:
+    from tinygrad_cifar.search.worker import main
+    main()
+except KeyboardInterrupt:
+    raise SystemExit(130)
+"""  # not "python -m", which could not keep quiet about a Ctrl-C that comes while it imports
+COMMAND = [sys.executable, "-c", WORKER]
 
 
 def search(
@@ -63,7 +70,7 @@ def search(
             process failed; its message is on stderr, and what was done before is kept.
     """
     _require_optuna()
-    from tinygrad_cifar.search.storage import begin_study
+    from tinygrad_cifar.search.storage import begin_study, explained
 
     space = space if isinstance(space, Space) else Space(space)
     data = load_data(config)
@@ -75,10 +82,11 @@ def search(
         setup.resolved(len(split_data(setup, data)[0]))
     del data
     where = os.fspath(storage)
-    study = begin_study(where, name, plan)
     arguments = [where, name, str(patience), str(os.getpid()), *([config.data] if config.data else [])]
-    _run_processes(arguments, jobs, study, say)
-    return load(name, where)
+    with explained(where):
+        study = begin_study(where, name, plan)
+        _run_processes(arguments, jobs, study, say)
+        return load(name, where)
 
 
 def load(name: str = "search", storage: str | os.PathLike[str] = STORAGE) -> Study:
@@ -88,9 +96,11 @@ def load(name: str = "search", storage: str | os.PathLike[str] = STORAGE) -> Stu
         SearchError: there is none, or Optuna is not installed.
     """
     _require_optuna()
-    from tinygrad_cifar.search.storage import open_study
+    from tinygrad_cifar.search.storage import explained, open_study
 
-    return _read(open_study(os.fspath(storage), name))
+    where = os.fspath(storage)
+    with explained(where):
+        return _read(open_study(where, name))
 
 
 def _run_processes(arguments: list[str], jobs: int, study: "optuna.Study", say: Callable[[str], None]) -> None:

@@ -1,6 +1,5 @@
 """The learning-rate range test: let the rate rise, watch the loss, leave everything as it was."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -137,8 +136,7 @@ def range_test_of(config: Config, rates: Range | None = None, steps: int | None 
 @contextmanager
 def _untouched(trainer: Trainer, train: Batches) -> Iterator[None]:
     model, optimizer = trainer.model, trainer.optimizer
-    weights = {name: array.copy() for name, array in model.state_dict().items()}
-    state, rate = copy.deepcopy(optimizer.state_dict()), optimizer.lr
+    weights, state = model.state_dict(), optimizer.state_dict()
     modes = [(module, module.training) for module in model.modules()]
     order, steps, schedule = train.state_dict(), trainer.steps, trainer.schedule
     with random.preserved():
@@ -148,7 +146,6 @@ def _untouched(trainer: Trainer, train: Batches) -> Iterator[None]:
             model.load_state_dict(weights)
             optimizer.load_state_dict(state)
             optimizer.zero_grad()
-            optimizer.lr = rate
             for module, training in modes:
                 module.training = training
             train.load_state_dict(order)

@@ -148,7 +148,7 @@ def parse_variation(text: str) -> tuple[str, Values]:
     name, _, values = text.partition("=")
     scale, *rest = values.split(":")
     try:
-        if scale in ("log", "linear"):
+        if rest:
             low, high, *points = rest
             return name, Range(float(low), float(high), scale, *(int(n) for n in points))
         return name, [_parse_value(item) for item in values.split(",")]
@@ -179,6 +179,8 @@ def _parse_value(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
+        if not text:
+            raise
         return text
 
 

@@ -1,6 +1,8 @@
 """Where a search is kept: an Optuna storage, which many processes on many machines can share."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -51,18 +53,33 @@ def _open_database(url: str) -> optuna.storages.BaseStorage:
     raise AssertionError("the last attempt returns or raises")
 
 
+@contextmanager
+def explained(storage: str) -> Iterator[None]:
+    """Inside, a storage that fails, being full, read-only or gone, is a SearchError."""
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+        raise SearchError(
+            f"the storage {storage} failed: {error.__cause__ or error}\nWhat it has is kept: when it works again, the "
+            "same command goes on."
+        ) from error
+
+
 def open_study(storage: str, name: str) -> optuna.Study:
     """The study ``name`` of ``storage``.
 
     Raises:
-        SearchError: there is none.
+        SearchError: there is none, or it is not one of ours.
     """
     opened = open_storage(storage)
     try:
-        return optuna.load_study(study_name=name, storage=opened, sampler=optuna.samplers.RandomSampler())
+        study = optuna.load_study(study_name=name, storage=opened, sampler=optuna.samplers.RandomSampler())
     except KeyError:
         names = ", ".join(optuna.get_all_study_names(opened)) or "none"
         raise SearchError(f"{storage} has no study {name!r}; it has: {names}.") from None
+    if "plan" not in study.user_attrs:
+        raise _foreign(storage, name)
+    return study
 
 
 def begin_study(storage: str, name: str, plan: Plan) -> optuna.Study:
@@ -85,6 +102,12 @@ def begin_study(storage: str, name: str, plan: Plan) -> optuna.Study:
                 f"the study {name!r} in {storage} differs in {', '.join(differences)}: take another name for the "
                 "study, or the same settings to go on with it."
             )
+    elif study.trials:
+        raise _foreign(storage, name)
     if text != plan.to_json():
         study.set_user_attr("plan", plan.to_json())
     return study
+
+
+def _foreign(storage: str, name: str) -> SearchError:
+    return SearchError(f"the study {name!r} in {storage} is of another program: take another name for the study.")

@@ -1,4 +1,4 @@
-"""One process of a search: ``python -m tinygrad_cifar.search.worker STORAGE STUDY PATIENCE PARENT [DATA]``."""
+"""One process of a search; ``farm`` starts it with the arguments STORAGE STUDY PATIENCE PARENT [DATA]."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ from tinygrad_cifar.data import Cifar10
 from tinygrad_cifar.errors import NonFiniteError, TinygradCifarError
 from tinygrad_cifar.search.plan import Plan
 from tinygrad_cifar.search.queue import Queue
-from tinygrad_cifar.search.storage import open_study
+from tinygrad_cifar.search.storage import explained, open_study
 from tinygrad_cifar.train import Epoch, Trainer, Watcher, run
 from tinygrad_cifar.train.build import load_data, split_data
 
@@ -28,14 +28,13 @@ def main() -> None:
     storage, name, patience, parent, *data = sys.argv[1:]
     threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
     try:
-        study = open_study(storage, name)
-        plan = Plan.from_json(study.user_attrs["plan"])
-        config = replace(plan.config, data=data[0]) if data else plan.config
-        work(study, Training(load_data(config)), float(patience))
-    except TinygradCifarError as error:
+        with explained(storage):
+            study = open_study(storage, name)
+            plan = Plan.from_json(study.user_attrs["plan"])
+            config = replace(plan.config, data=data[0]) if data else plan.config
+            work(study, Training(load_data(config)), float(patience))
+    except (TinygradCifarError, OSError, MemoryError) as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def work(study: optuna.Study, train: Train, patience: float) -> None:
@@ -111,7 +110,3 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,5 +1,7 @@
 """From the words of a Config to the things: network, optimiser, schedule, augmentation, data."""
 
+from typing import Any
+
 from tinygrad_cifar import nn, optim
 from tinygrad_cifar.data import Cifar10, Split, load_cifar10, load_or_synthesise
 from tinygrad_cifar.data.augment import Augmentation, Compose, RandomHorizontalFlip, RandomShift
@@ -38,23 +40,22 @@ def build_optimizer(config: Config, model: nn.Module) -> optim.Optimizer:
 
 def build_schedule(config: Config, steps_per_epoch: int) -> schedules.Schedule:
     """The learning rate as a function of the step, for a resolved ``config``."""
-    settings = {name: getattr(config, name) for name in ("lr", "gamma", "k", "every", "eta_min", "eta_max", "n_s")}
-    lr, gamma, k, every, eta_min, eta_max, n_s = settings.values()
-    total = (config.epochs or 0) * steps_per_epoch - config.warm_up
+    c: Any = config  # what the schedule uses is not None
+    total = c.epochs * steps_per_epoch - c.warm_up
     schedule: schedules.Schedule
-    match config.schedule:
+    match c.schedule:
         case "exponential":
-            schedule = schedules.exponential(lr, k, gamma, steps_per_epoch)
+            schedule = schedules.exponential(c.lr, c.k, c.gamma, steps_per_epoch)
         case "step":
-            schedule = schedules.step(lr, every, gamma, steps_per_epoch)
+            schedule = schedules.step(c.lr, c.every, c.gamma, steps_per_epoch)
         case "triangular":
-            schedule = schedules.triangular(eta_min, eta_max, n_s)
+            schedule = schedules.triangular(c.eta_min, c.eta_max, c.n_s)
         case "cosine":
-            schedule = schedules.cosine(eta_max, total, eta_min)
+            schedule = schedules.cosine(c.eta_max, total, c.eta_min)
         case "one_cycle":
-            schedule = schedules.one_cycle(eta_max, total)
+            schedule = schedules.one_cycle(c.eta_max, total)
         case _:
-            schedule = schedules.constant(lr)
+            schedule = schedules.constant(c.lr)
     return schedules.warm_up(schedule, config.warm_up) if config.warm_up else schedule
 
 

@@ -12,18 +12,23 @@ from tinygrad_cifar.data.standardise import KINDS
 from tinygrad_cifar.errors import ConfigError
 from tinygrad_cifar.nn import ACTIVATIONS
 
-SCHEDULES: dict[str, frozenset[str]] = {
-    "constant": frozenset({"lr"}),
-    "exponential": frozenset({"lr", "gamma", "k"}),
-    "step": frozenset({"lr", "gamma", "every"}),
-    "triangular": frozenset({"eta_min", "eta_max", "n_s", "cycles"}),
-    "cosine": frozenset({"eta_min", "eta_max"}),
-    "one_cycle": frozenset({"eta_max"}),
+_USERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "lr": ("schedule", ("constant", "exponential", "step")),
+    "gamma": ("schedule", ("exponential", "step")),
+    "k": ("schedule", ("exponential",)),
+    "every": ("schedule", ("step",)),
+    "eta_min": ("schedule", ("triangular", "cosine")),
+    "eta_max": ("schedule", ("triangular", "cosine", "one_cycle")),
+    "n_s": ("schedule", ("triangular",)),
+    "cycles": ("schedule", ("triangular",)),
+    "momentum": ("optimizer", ("sgd", "rmsprop")),
+    "momentum_form": ("optimizer", ("sgd",)),
+    "nesterov": ("optimizer", ("sgd",)),
+    "weight_decay": ("optimizer", ("adamw",)),
 }
-"""The schedules, and the settings that each of them uses."""
+"""For each setting that not every schedule or optimiser uses: those that do."""
 
-_OWNERS = {"momentum": ("sgd", "rmsprop"), "nesterov": ("sgd",), "weight_decay": ("adamw",)}
-"""The optimisers that have these settings."""
+_OF_HIDDEN_LAYERS = ("activation", "batch_norm", "dropout")
 
 _RIVALS: dict[str, dict[str, Any]] = {
     "epochs": {"cycles": None},
@@ -42,7 +47,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer": ("sgd", "adam", "adamw", "rmsprop", "adagrad"),
     "momentum_form": ("pytorch", "classic"),
     "l2_convention": ("sum", "half"),
-    "schedule": tuple(SCHEDULES),
+    "schedule": ("constant", "exponential", "step", "triangular", "cosine", "one_cycle"),
 }
 
 
@@ -107,7 +112,8 @@ class Config:
     seed: int = _setting("Data", 0, "of initialisation, shuffling, dropout and augmentation")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(self.hidden))
+        if isinstance(self.hidden, list):
+            object.__setattr__(self, "hidden", tuple(self.hidden))
         for name, kind in get_type_hints(Config).items():
             _check_type(name, getattr(self, name), kind)
         for name, choices in CHOICES.items():
@@ -131,24 +137,29 @@ class Config:
         _require(all(width > 0 for width in self.hidden), f"hidden layers need a width above 0, not {self.hidden}.")
 
     def _check_that_all_is_used(self) -> None:
-        used = SCHEDULES[self.schedule]
-        for name in sorted(frozenset().union(*SCHEDULES.values()) - used):
-            takers = ", ".join(schedule for schedule, settings in SCHEDULES.items() if name in settings)
+        for name, (decider, users) in _USERS.items():
             _require(
-                getattr(self, name) is None,
-                f"the schedule {self.schedule!r} does not use {name}: leave it out, or choose a schedule that does "
-                f"({takers}).",
+                self._uses(name) or getattr(self, name) == getattr(Config, name),
+                f"the {decider} {getattr(self, decider)!r} does not use {name}: leave it out, or choose "
+                f"{' or '.join(users)}.",
+            )
+        for name in _OF_HIDDEN_LAYERS:
+            _require(
+                bool(self.hidden) or getattr(self, name) == getattr(Config, name),
+                f"without hidden layers {name} has no effect: leave it out.",
             )
         both = self.epochs is not None and self.cycles is not None
         _require(not both, "epochs and cycles both say how long to train: give one of them.")
         decays = sum(value is not None for value in (self.gamma, self.k))
         _require(self.schedule != "exponential" or decays == 1, "the schedule 'exponential' needs either gamma or k.")
         _require(self.schedule != "step" or self.every is not None, "the schedule 'step' needs every, as every=10.")
-        for name, owners in _OWNERS.items():
-            fits = not getattr(self, name) or self.optimizer in owners
-            _require(fits, f"{self.optimizer} has no {name}; leave it out, or use {' or '.join(owners)}.")
         _require(self.momentum > 0 or not self.nesterov, "nesterov needs a momentum above 0, as momentum=0.9.")
         _require(not (self.synthetic and self.data), "synthetic and a path of the data contradict each other.")
+
+    def _uses(self, name: str) -> bool:
+        """Whether the schedule or the optimiser, whichever decides, uses this setting."""
+        decider, users = _USERS[name]
+        return getattr(self, decider) in users
 
     def with_settings(self, **settings: Any) -> "Config":
         """A copy with other settings; those of this Config that contradict the new ones give way.
@@ -159,25 +170,34 @@ class Config:
         giving_way: dict[str, Any] = {}
         for name in settings:
             giving_way |= _RIVALS.get(name, {})
-        if (schedule := settings.get("schedule")) in SCHEDULES:
-            giving_way |= dict.fromkeys(frozenset().union(*SCHEDULES.values()) - SCHEDULES[schedule])
+        unused = [name for name, (decider, users) in _USERS.items() if settings.get(decider, users[0]) not in users]
+        if not settings.get("hidden", True):
+            unused += _OF_HIDDEN_LAYERS
+        giving_way |= {name: getattr(Config, name) for name in unused}
         return dataclasses.replace(self, **(giving_way | settings))
 
     def resolved(self, images: int) -> "Config":
         """With the defaults that depend on other settings filled in, for ``images`` training images.
 
         Raises:
-            ConfigError: the cycles asked for are not a whole number of epochs.
+            ConfigError: the cycles asked for are not a whole number of epochs, or the schedule has no room.
         """
         steps = images // self.batch_size
         _require(steps > 0, f"batch_size={self.batch_size} makes no batch of {images:,} images; choose a smaller one.")
         defaults: dict[str, Any] = {"lr": 0.01, "eta_min": 1e-5, "eta_max": 0.1, "n_s": 5 * steps}
         if self.schedule == "step":
             defaults["gamma"] = 0.1
-        used = SCHEDULES[self.schedule]
-        settings = {name: v for name, v in defaults.items() if name in used and getattr(self, name) is None}
-        n_s = self.n_s or 5 * steps
-        return dataclasses.replace(self, **settings, epochs=self._length(n_s, steps), cycles=None)
+        settings = {name: v for name, v in defaults.items() if self._uses(name) and getattr(self, name) is None}
+        epochs = self._length(self.n_s or 5 * steps, steps)
+        _require(
+            self.warm_up < epochs * steps,
+            f"warm_up={self.warm_up} takes up all {epochs} epochs of {steps} steps: choose fewer steps.",
+        )
+        complete = dataclasses.replace(self, **settings, epochs=epochs, cycles=None)
+        low, high = complete.eta_min, complete.eta_max
+        fits = low is None or high is None or low <= high
+        _require(fits, f"eta_min={low} is above eta_max={high}: give both, and the lower one as eta_min.")
+        return complete
 
     def _length(self, n_s: int, steps: int) -> int:
         """How many epochs of ``steps`` steps to train."""
@@ -208,7 +228,7 @@ class Config:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str | bytes) -> Self:
         """The Config that ``to_json`` wrote; settings that are left out take their defaults.
 
         Raises:
@@ -224,15 +244,13 @@ class Config:
             near = difflib.get_close_matches(name, names, 1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
             _require(name in names, f"no setting is called {name!r}{hint}")
-        if isinstance(settings.get("hidden"), list):
-            settings["hidden"] = tuple(settings["hidden"])
         return cls(**settings)
 
 
 def _check_type(name: str, value: Any, kind: Any) -> None:
     """``value`` is of the annotated type; an int will do for a float, a bool for neither."""
     if kind == tuple[int, ...]:
-        fits = all(type(item) is int for item in value)
+        fits = type(value) is tuple and all(type(item) is int for item in value)
     else:
         allowed = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
         fits = type(value) in allowed or (type(value) is int and float in allowed)

@@ -54,8 +54,11 @@ class RunFolder(Watcher):
         """Put a file into the folder, complete or not at all."""
         part = self.path / f".{name}.part"
         try:
-            part.write_bytes(content.encode() if isinstance(content, str) else content)
+            part.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
             os.replace(part, self.path / name)
+        except OSError as error:
+            error.filename = str(self.path / name)  # a full disk does not say where
+            raise
         finally:
             part.unlink(missing_ok=True)
 
@@ -100,6 +103,8 @@ def load_run(path: str | os.PathLike[str], *, best: bool = False) -> tuple[nn.Se
     file = Path(path)
     if file.is_dir():
         file /= BEST if best else FINAL
+    elif best:
+        raise CheckpointError(f"{file} is no run folder, so there are no best weights to choose: give the folder.")
     weights, config = _read_weights(file)
     model = build_model(config)
     try:

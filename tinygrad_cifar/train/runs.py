@@ -116,9 +116,6 @@ def run(
     random.manual_seed(config.seed)
     model = model or build_model(config)
     described = _describe(config, model, data, train, val)
-    say(described)
-    kept = RunFolder(folder, config) if folder is not None else None
-
     standardiser = standardiser or Standardiser.fit(train.images, config.standardise)
     augment = build_augmentation(config)
     batches = Batches(
@@ -136,8 +133,10 @@ def run(
         l2_convention=config.l2_convention,  # type: ignore[arg-type]  # Config has checked the word
         compile=compile,
     )
+    kept = RunFolder(folder, config) if folder is not None else None  # now that every setting has proved usable
+    say(described)
     try:
-        trainer.fit(batches, in_order["val"], config.epochs or 0, *watchers, *([kept] if kept else []))
+        trainer.fit(batches, in_order["val"], config.epochs or 0, *([kept] if kept else []), *watchers)
     except NonFiniteError as error:
         if kept:
             kept.write("summary.txt", f"{described}\n\nFAILED: {error}\n")
@@ -145,9 +144,9 @@ def run(
         raise
     result = _result(config, trainer, data, in_order)
     if kept:
-        kept.draw(trainer.history)
         kept.write("results.json", json.dumps(numbers(result), indent=2) + "\n")
         kept.write("summary.txt", f"{described}\n\n{_outcome(result)}\n")
+        kept.draw(trainer.history)
     return result
 
 

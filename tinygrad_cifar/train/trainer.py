@@ -6,7 +6,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -125,19 +125,17 @@ class Trainer:
             NonFiniteError: the cost became infinite or not a number; the message names the first op that did. The
                 model has the weights of the last epoch's end again.
         """
-        for watcher in watchers:
-            watcher.begin(self, epochs, len(train))
-        try:
-            # Whether numbers are finite is checked at every step, so NumPy need not warn of it as well.
-            with _ctrl_c() as pressed, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-                for _ in range(epochs):
-                    self._epoch(train, val, pressed, watchers)
-                    self.interrupted = pressed()
-                    if self.interrupted:
-                        break
-        finally:
+        # Whether numbers are finite is checked at every step, so NumPy need not warn of it as well.
+        quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+        with ExitStack() as ends, _ctrl_c() as pressed, quiet:
             for watcher in watchers:
-                watcher.end(self)
+                watcher.begin(self, epochs, len(train))
+                ends.callback(watcher.end, self)
+            for _ in range(epochs):
+                self._epoch(train, val, pressed, watchers)
+                self.interrupted = pressed()
+                if self.interrupted:
+                    break
         return self.history
 
     def step(self, x: NDArray[Any], labels: NDArray[np.integer[Any]]) -> tuple[float, float, int]:

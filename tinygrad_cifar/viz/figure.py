@@ -7,6 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from tinygrad_cifar.errors import ConfigError
+
 INK, FAINT, RULE = "#222222", "#666666", "#dddddd"
 # The blue and vermilion of Okabe & Ito's palette: apart for every kind of colour vision, and in print by lightness.
 BLUE, VERMILION = "#0072b2", "#d55e00"
@@ -21,8 +23,15 @@ class Picture(Figure):
         FigureCanvasAgg(self)
 
     def savefig(self, *args: Any, **kwargs: Any) -> None:
-        """As ``Figure.savefig``, but the paper stays white under a dark style too."""
-        super().savefig(*args, **{"facecolor": "white", **kwargs})
+        """As ``Figure.savefig``, but the paper stays white under a dark style too.
+
+        Raises:
+            ConfigError: matplotlib has no format for the suffix.
+        """
+        try:
+            super().savefig(*args, **{"facecolor": "white", **kwargs})
+        except ValueError as error:
+            raise ConfigError(f"{args[0]}: {error}") from error
 
     def _repr_png_(self) -> bytes:
         buffer = BytesIO()
