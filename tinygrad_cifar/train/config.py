@@ -112,8 +112,9 @@ class Config:
     seed: int = _setting("Data", 0, "of initialisation, shuffling, dropout and augmentation")
 
     def __post_init__(self) -> None:
-        if isinstance(self.hidden, list):
-            object.__setattr__(self, "hidden", tuple(self.hidden))
+        hidden: Any = self.hidden
+        if isinstance(hidden, list):  # as JSON has it
+            object.__setattr__(self, "hidden", tuple(hidden))
         for name, kind in get_type_hints(Config).items():
             _check_type(name, getattr(self, name), kind)
         for name, choices in CHOICES.items():
