@@ -123,6 +123,10 @@ def test_what_cannot_be_loaded(tmp_path: Path, folder: Path) -> None:
     file.write_bytes((folder / "model.safetensors").read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="damaged or no safetensors file"):
         load_run(tmp_path)
+    header = b'{"x":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
+    file.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
+    with pytest.raises(CheckpointError, match=r"damaged or no safetensors file.*bfloat16"):
+        load_run(tmp_path)
     weights = {"0.weight": np.zeros((10, 3072), np.float32)}
     file.write_bytes(save(weights))
     with pytest.raises(CheckpointError, match="without the configuration"):

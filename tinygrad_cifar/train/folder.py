@@ -123,7 +123,7 @@ def _read_weights(file: Path) -> tuple[Weights, Config]:
         with safe_open(file, "numpy") as content:
             text = (content.metadata() or {}).get("config")
             weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118  (it is no mapping)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, TypeError, AttributeError) as error:  # the last two: NumPy has no such dtype
         raise CheckpointError(f"{file} is damaged or no safetensors file ({error}). Train the run again.") from error
     if text is None:
         raise CheckpointError(
