@@ -51,3 +51,8 @@ def test_an_incomplete_cycle_is_warned_of() -> None:
 
 def test_clock() -> None:
     assert [clock(s) for s in (0, 59.6, 75, 3600)] == ["0:00", "1:00", "1:15", "60:00"]
+
+
+def test_without_stdout_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    progress().say("to nobody")

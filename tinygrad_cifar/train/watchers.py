@@ -66,7 +66,8 @@ class Bar(Lines):
 
 def progress(stream: TextIO | None = None) -> Lines:
     """A watcher for ``Trainer.fit`` that prints to ``stream``, stdout by default: a Bar in a terminal, else Lines."""
-    return Bar(stream) if (stream or sys.stdout).isatty() else Lines(stream)
+    shown = stream or sys.stdout  # None if it was closed
+    return Bar(stream) if shown and shown.isatty() else Lines(stream)
 
 
 def cycles_note(schedule: triangular, epochs: int, steps_per_epoch: int) -> str:
