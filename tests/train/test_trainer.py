@@ -112,6 +112,13 @@ def test_the_schedule_moves_the_rate_at_every_step(loaders: Loaders) -> None:
     assert history.columns()["step"] == [8, 16]
 
 
+def test_a_schedule_is_outside_of_what_is_compiled(loaders: Loaders) -> None:
+    trainer = trainer_of()
+    trainer.schedule = schedules.warm_up(schedules.constant(0.05), 3)  # its ``steps`` are not the Trainer's
+    trainer.fit(*loaders(), 2)
+    assert len(trainer._update.recordings) == 2  # type: ignore[attr-defined]
+
+
 def test_the_columns_of_the_history_are_what_they_say(loaders: Loaders) -> None:
     trainer = trainer_of(rate=0.0)  # the weights stand still, so averages over batches are those over the split
     train, val = loaders()
