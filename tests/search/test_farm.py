@@ -87,6 +87,13 @@ def test_a_storage_that_cannot_be_written_is_explained() -> None:
         search({"lr": [0.1]}, SMALL, noise_seeds=2, storage="sqlite:///file:s.db?mode=ro&uri=true")
 
 
+def test_a_damaged_journal_is_explained() -> None:
+    needs_optuna()
+    Path("s.journal").write_text('{"op_code": \n')
+    with pytest.raises(SearchError, match=r"the storage s\.journal (failed|cannot be opened)"):
+        search({"lr": [0.1]}, SMALL, storage="s.journal")
+
+
 def test_a_study_of_another_program_is_left_alone() -> None:
     needs_optuna()
     import optuna

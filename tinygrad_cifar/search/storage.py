@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from json import JSONDecodeError
 from pathlib import Path
 
 import optuna
@@ -55,10 +56,10 @@ def _open_database(url: str) -> optuna.storages.BaseStorage:
 
 @contextmanager
 def explained(storage: str) -> Iterator[None]:
-    """Inside, a storage that fails, being full, read-only or gone, is a SearchError."""
+    """Inside, a storage that fails, being full, read-only, damaged or gone, is a SearchError."""
     try:
         yield
-    except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+    except (SQLAlchemyError, optuna.exceptions.OptunaError, JSONDecodeError) as error:
         raise SearchError(
             f"the storage {storage} failed: {error.__cause__ or error}\nWhat it has is kept: when it works again, the "
             "same command goes on."
