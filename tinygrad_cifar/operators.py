@@ -26,12 +26,15 @@ def is_tensor(x: Any) -> TypeGuard["Tensor"]:
     return isinstance(x, Operators)
 
 
-def unwrap(x: Any) -> Any:
-    """Tensors become arrays, also inside lists, tuples and dicts (as in an index or in ``np.stack([t, u])``)."""
+def unwrap(x: Any, copy: bool = False) -> Any:
+    """Tensors become arrays, also inside lists, tuples and dicts (as in an index or in ``np.stack([t, u])``).
+
+    An index or a condition is copied: the gradient rule needs it, and its changes are not counted as an input's are.
+    """
     if isinstance(x, Operators):
-        return x.data
+        return x.data.copy() if copy else x.data
     if isinstance(x, list | tuple):
-        return type(x)(unwrap(i) for i in x)
+        return type(x)(unwrap(i, copy) for i in x)
     return {k: unwrap(v) for k, v in x.items()} if isinstance(x, dict) else x
 
 
@@ -134,7 +137,7 @@ class Operators:
         return OPS["abs"](self)
 
     def __getitem__(self, index: Any) -> "Tensor":
-        return OPS["getitem"](self, index=unwrap(index))
+        return OPS["getitem"](self, index=unwrap(index, copy=True))
 
     def __iter__(self) -> Iterator["Tensor"]:
         if self.data.ndim == 0:

@@ -428,7 +428,7 @@ class Tensor(Operators):
                 f"{describe(self)} is a view: inside the graph what is written to it would not reach the tensor it "
                 "views. Write to that tensor (t[0, 1] = v, not t[0][1] = v), or to a clone: t.clone()."
             )
-        self._write(OPS["setitem"], value, index=unwrap(index))
+        self._write(OPS["setitem"], value, index=unwrap(index, copy=True))
 
     def __iadd__(self, other: Operand) -> Self:
         return self._write(OPS["add"], other)

@@ -619,6 +619,25 @@ def test_a_change_of_what_backward_does_not_need_is_free(change: Callable[[Tenso
     assert array(x.grad) == [3, 3]
 
 
+def test_an_index_and_a_condition_may_change_before_backward() -> None:
+    for take in (
+        lambda x, at, mask: x[at],
+        lambda x, at, mask: np.take(x, at),
+        lambda x, at, mask: np.where(mask, x, 0),
+    ):
+        x, at, mask = leaf(1.0, 2.0, 3.0), Tensor([0, 1]), Tensor([True, True, False])
+        y = take(x, at, mask)
+        at[0], mask[0] = 2, False
+        y.sum().backward()
+        assert array(x.grad) == [1, 1, 0]
+    x, at, v = leaf(1.0, 2.0, 3.0), Tensor([0, 1]), leaf(4.0, 5.0)
+    h = x * 1
+    h[at] = v
+    at[0] = 2
+    (h * np.array([1.0, 10.0, 100.0])).sum().backward()
+    assert (array(x.grad), array(v.grad)) == ([0, 0, 100], [1, 10])
+
+
 def test_a_copy_is_no_view() -> None:
     """Advanced indexing copies, so the batch drawn from a set outlives a change of the set."""
     data, w = Tensor(np.arange(6.0).reshape(3, 2)), leaf(1.0, 2.0)

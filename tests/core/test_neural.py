@@ -142,6 +142,13 @@ def test_powers_at_zero(torch: Any) -> None:
         np.testing.assert_allclose(ours, theirs)
 
 
+def test_a_negative_number_to_a_power_has_no_slope(torch: Any) -> None:
+    x, t = Tensor([2.0, 3.0], requires_grad=True), torch.tensor([2.0, 3.0], requires_grad=True)
+    ours, theirs = (-2.0) ** x, (-2.0) ** t
+    assert ours.tolist() == theirs.tolist() == [4, -8]
+    np.testing.assert_array_equal(tg.grad(ours.sum(), x)[0].data, torch.autograd.grad(theirs.sum(), t)[0])
+
+
 def test_batch_norm_as_torchs(torch: Any) -> None:
     """Running averages with the unbiased variance, momentum as PyTorch's; nothing moves in the backward pass."""
     rng = np.random.default_rng(0)

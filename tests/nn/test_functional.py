@@ -87,6 +87,13 @@ def test_binary_targets_may_be_integers_but_no_other_float() -> None:
         F.binary_cross_entropy_with_logits(SCORES, targets.astype(np.float32))
 
 
+def test_targets_in_a_list_take_the_precision_of_the_predictions() -> None:
+    for loss in (F.mse_loss, F.binary_cross_entropy_with_logits):
+        assert loss(Tensor(np.ones(2, np.float32)), [0.5, 1]).dtype == np.float32
+        with pytest.raises(UnsupportedError, match=r"np\.stack"):
+            loss(Tensor(np.ones(2)), [Tensor(1.0, requires_grad=True), 0.5])
+
+
 def test_binary_targets_do_not_lose_their_gradient_silently() -> None:
     targets = Tensor(RNG.random((3, 4)), requires_grad=True)
     expected = F.binary_cross_entropy_with_logits(SCORES, targets.data).item()

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tinygrad_cifar.errors import ConfigError, DtypeError, ShapeError
+from tinygrad_cifar.operands import check_list
 from tinygrad_cifar.operators import OPS, unwrap
 from tinygrad_cifar.random import stream
 from tinygrad_cifar.tensor import Array, Tensor
@@ -165,7 +166,7 @@ def binary_cross_entropy_with_logits(logits: Tensor, targets: Any) -> Tensor:
         DtypeError: the targets are of another float precision.
         UnsupportedError: the targets require a gradient.
     """
-    targets = targets if isinstance(targets, Tensor) else np.asanyarray(targets)
+    targets = _as_targets(targets, logits)
     _same_shape("binary_cross_entropy_with_logits", logits, targets.shape)
     if targets.dtype != logits.dtype:
         if targets.dtype.kind == "f":
@@ -183,9 +184,15 @@ def mse_loss(prediction: Tensor, target: Tensor | ArrayLike) -> Tensor:
     Raises:
         ShapeError: the shapes differ; they are not broadcast, which would hide (N, 1) against (N,).
     """
-    target = target if isinstance(target, Tensor) else np.asarray(target)
-    _same_shape("mse_loss", prediction, target.shape)
-    return OPS["mse"](prediction, target)
+    targets = _as_targets(target, prediction)
+    _same_shape("mse_loss", prediction, targets.shape)
+    return OPS["mse"](prediction, targets)
+
+
+def _as_targets(targets: Any, prediction: Tensor) -> Any:
+    """Arrays and Tensors as they are; lists and numbers in the prediction's precision."""
+    check_list(targets)
+    return targets if isinstance(targets, Tensor | np.ndarray) else np.asarray(targets, prediction.dtype)
 
 
 def _same_shape(name: str, prediction: Tensor, shape: tuple[int, ...]) -> None:

@@ -79,7 +79,7 @@ def power_gradient(g: Any, out: Any, a: Any, b: Any) -> Any:
 
     def to_exponent() -> Any:
         if isinstance(a, int | float):
-            return g * out * math.log(a or 1)
+            return g * out * (math.log(a or 1) if a >= 0 else math.nan)
         return g * out * np.log(np.where(a == 0, 1, a))
 
     return to_base, to_exponent
@@ -173,7 +173,7 @@ def select_gradient(g: Any, out: Any, a: Any, b: Any, condition: Array) -> Any:
 @implements(np.where)
 def where(condition: Operand, a: Operand, b: Operand) -> Tensor:
     """a where the condition holds, b elsewhere; the condition itself has no gradient."""
-    return select(a, b, condition=unwrap(condition))
+    return select(a, b, condition=unwrap(condition, copy=True))
 
 
 @op(saves="x")

@@ -216,6 +216,6 @@ def _np_broadcast_to(x: Tensor, shape: Any) -> Tensor:
 @implements(np.take)
 def _np_take(x: Tensor, indices: Operand, axis: int | None = None) -> Tensor:
     if axis is None:
-        return reshape(x, shape=-1)[unwrap(indices)]
+        return reshape(x, shape=-1)[unwrap(indices, copy=True)]
     before = np.lib.array_utils.normalize_axis_index(axis, x.ndim)
-    return x[(*(slice(None),) * before, unwrap(indices))]
+    return x[(*(slice(None),) * before, unwrap(indices, copy=True))]
