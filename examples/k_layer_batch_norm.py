@@ -1,6 +1,6 @@
 """A network of k layers with batch norm, trained by a Trainer.
 
-python examples/k_layer_batch_norm.py                       3072-50-50-10: about 53 % of CIFAR-10's test images
+python examples/k_layer_batch_norm.py                       3072-50-50-10: 53 to 54 % of CIFAR-10's test images
 python examples/k_layer_batch_norm.py 50 30 20 20 10 10 10 10         the widths of nine layers
 python examples/k_layer_batch_norm.py --quick               a few hundred synthetic images, to see that it works
 """

@@ -27,7 +27,10 @@ b = tg.Tensor(0.01 * rng.standard_normal(10), requires_grad=True, dtype=np.float
 
 
 def loss_of(x, labels):
-    """Cross entropy: the mean of -log of the probability that softmax gives to the right class."""
+    """Cross entropy: the mean of -log of the probability that softmax gives to the right class.
+
+    nn.F.cross_entropy is the same in one op, and cannot overflow however large the scores are.
+    """
     scores = tg.Tensor(x) @ W + b
     log_probabilities = scores - np.log(np.sum(np.exp(scores), axis=1, keepdims=True))
     return -log_probabilities[np.arange(len(labels)), labels].mean()
@@ -43,8 +46,10 @@ for epoch in range(1, epochs + 1):
     for start in range(0, len(order) - batch_size + 1, batch_size):
         chosen = order[start : start + batch_size]
         cost = loss_of(x_train[chosen], train.labels[chosen]) + penalty * (W * W).sum()  # no penalty on b
-        for parameter, gradient in zip((W, b), tg.grad(cost, [W, b]), strict=True):
-            parameter.data -= rate * gradient.data
+        gradients = tg.grad(cost, [W, b])
+        with tg.no_grad():
+            for parameter, gradient in zip((W, b), gradients, strict=True):
+                parameter -= rate * gradient
     if epoch % (epochs // 4) == 0:
         print(f"epoch {epoch}: cost {cost.item():.4f}, validation {accuracy(x_validation, validation.labels):.2%}")
 
