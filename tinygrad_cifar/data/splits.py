@@ -72,14 +72,12 @@ class Cifar10:
     def split(self, name: str) -> tuple[Split, Split]:
         """``(train, validation)``, divided as the documents do (views, nothing is copied).
 
-        ============ ========================== ==========================
-        name         train                      validation
-        ============ ========================== ==========================
-        "batch1"     training batch 1 (10,000)  training batch 2 (10,000)
-        "all-5000"   the first 45,000           the last 5,000
-        "all-1000"   the first 49,000           the last 1,000
-        "all-N"      all but the last N         the last N
-        ============ ========================== ==========================
+        | name       | train                     | validation                |
+        |------------|---------------------------|---------------------------|
+        | "batch1"   | training batch 1 (10,000) | training batch 2 (10,000) |
+        | "all-5000" | the first 45,000          | the last 5,000            |
+        | "all-1000" | the first 49,000          | the last 1,000            |
+        | "all-N"    | all but the last N        | the last N                |
 
         Raises:
             ConfigError: there is no split of that name.

@@ -18,15 +18,13 @@ _Table = NDArray[np.floating[Any]]
 class Standardiser:
     """x = (pixel / 255 - mean) / std, with a mean and a std for each of the 3,072 values of an image.
 
-    ============= ==================================== =====================
-    kind          mean                                 std
-    ============= ==================================== =====================
-    "none"        0                                    1
-    "scalar-mean" one, of all values                   1
-    "mean"        of each value (pixel and channel)    1
-    "pixel"       of each value                        of each value
-    "channel"     of each channel                      of each channel
-    ============= ==================================== =====================
+    | kind          | mean                              | std             |
+    |---------------|-----------------------------------|-----------------|
+    | "none"        | 0                                 | 1               |
+    | "scalar-mean" | one, of all values                | 1               |
+    | "mean"        | of each value (pixel and channel) | 1               |
+    | "pixel"       | of each value                     | of each value   |
+    | "channel"     | of each channel                   | of each channel |
 
     The std is the population's (divided by N). A value that never varies has std 0 and is divided by 1 instead, so
     it becomes 0 on the split that was fitted.

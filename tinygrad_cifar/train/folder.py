@@ -24,16 +24,16 @@ FINAL, BEST = "model.safetensors", "best.safetensors"
 class RunFolder(Watcher):
     """Keeps a run on disk while it trains.
 
-    ===================== ===========================================================================
-    config.json           every setting; ``tinygrad-cifar train --config`` runs it again
-    environment.json      versions, processor and threads
-    history.csv           a row per epoch, see ``history.Epoch``
-    model.safetensors     the weights at the end of the last epoch, which reported accuracies are of
-    best.safetensors      the weights of the epoch with the highest validation accuracy
-    curves.png            cost, loss and accuracy on training and validation images
-    results.json          cost, loss and accuracy of the final and the best weights
-    summary.txt           all of that for people
-    ===================== ===========================================================================
+    | file                |                                                                            |
+    |---------------------|----------------------------------------------------------------------------|
+    | `config.json`       | every setting; ``tinygrad-cifar train --config`` runs it again             |
+    | `environment.json`  | versions, processor and threads                                            |
+    | `history.csv`       | a row per epoch, see ``history.Epoch``                                     |
+    | `model.safetensors` | the weights at the end of the last epoch, which reported accuracies are of |
+    | `best.safetensors`  | the weights of the epoch with the highest validation accuracy              |
+    | `curves.png`        | cost, loss and accuracy on training and validation images                  |
+    | `results.json`      | cost, loss and accuracy of the final and the best weights                  |
+    | `summary.txt`       | all of that for people                                                     |
 
     Each file appears under its name only when it is complete. History and weights are brought up to date after every
     epoch. The ``.safetensors`` carry the configuration, so one of them alone is enough for ``load_run``.
