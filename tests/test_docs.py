@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tinygrad_cifar.operators import NUMPY
+
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "docs/tour.md", "docs/verdicts.md", "docs/design.md"]
 
@@ -80,3 +82,12 @@ def test_the_notebook_shows_pictures_and_nothing_of_the_machine_that_wrote_it() 
     assert "text/html" in text
     assert not re.search(r"/(home|root|tmp|Users)/|\b0x[0-9a-f]{6,}", text)
     assert len(text) < 100_000
+
+
+def test_the_design_is_one_page() -> None:
+    assert len((ROOT / "docs" / "design.md").read_text().splitlines()) <= 66
+
+
+def test_the_reference_names_every_numpy_function_that_has_a_gradient() -> None:
+    named = re.findall(r"`np\.([\w.]+)`", (ROOT / "docs" / "reference" / "tensor.md").read_text())
+    assert {name.split(".")[-1] for name in named} == {function.__name__ for function in NUMPY}
