@@ -333,7 +333,14 @@ def _seed(output: Tensor, gradient: Operand | None) -> Tensor:
 
 def _hooked(place: Place, g: Any) -> Any:
     for hook in list(place.hooks or ()):
-        changed = hook(_as_tensor(g))
+        given = _as_tensor(g)
+        version, count = given.version, given.version[0]
+        changed = hook(given)
+        if given.version is not version or version[0] != count:
+            raise GraphError(
+                f"a hook changed its gradient {place.shape} in place, which may be the gradient of other tensors too. "
+                "Return another one: g * 0.5, not g *= 0.5."
+            )
         if changed is None:
             continue
         if not isinstance(changed, Tensor) or (changed.shape, changed.dtype) != (place.shape, place.dtype):

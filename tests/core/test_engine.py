@@ -490,6 +490,20 @@ def test_what_a_hook_may_not_do() -> None:
             x.sum().backward()
 
 
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_hook_that_changes_its_gradient_in_place_is_refused(create_graph: bool) -> None:
+    """The gradient of a sum is that of each of its terms."""
+    x, w = leaf(1.0, 2.0), leaf(3.0, 4.0)
+    h, k = x * 1, w * 1
+
+    def halve(g: Tensor) -> None:
+        g *= 0.5
+
+    h.register_hook(halve)
+    with pytest.raises(GraphError, match=r"in place.*g \* 0\.5, not g \*= 0\.5"):
+        tg.grad((h + k) * leaf(1.0, 1.0), [x, w], np.ones(2), create_graph)
+
+
 # Gradients belong to whoever got them ----------------------------------------------------------------------------
 
 
