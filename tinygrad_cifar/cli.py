@@ -390,7 +390,10 @@ def check(
         print(report.to_markdown())
     else:
         console = Console()
-        console.print(report if console.is_terminal else str(report), soft_wrap=not console.is_terminal)
+        if console.is_terminal:
+            console.print(report)
+        else:
+            print(report)
     raise typer.Exit(0 if report.ok else 1)
 
 

@@ -46,6 +46,7 @@ def test_a_wrong_rule_ends_with_exit_code_1(check: Callable[..., tuple[object, s
     with replaced_rule("batch_norm", FAULTS["batch_norm"]["variance path of batch norm missing"]):
         code, out = check(*SMALL, "--batch-norm", "--entries", "directions")
     assert code == 1
+    assert "[direction, " in out, "brackets are no markup"
     assert "WRONG gradients. batch_norm #1, gradient of its input x: variance path missing" in out
 
 

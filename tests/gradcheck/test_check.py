@@ -11,7 +11,7 @@ from tinygrad_cifar.errors import ConfigError, GraphError
 from tinygrad_cifar.gradcheck import GradientReport, check_gradients, compare_methods
 from tinygrad_cifar.gradcheck.random_networks import RandomNetwork
 from tinygrad_cifar.nn import F
-from tinygrad_cifar.operators import unwrap
+from tinygrad_cifar.operators import OPS, unwrap
 
 RNG = np.random.default_rng(1)
 
@@ -243,6 +243,26 @@ def test_custom_kinks_are_no_false_alarm() -> None:
     assert report.parameters["[0]"].counts["kink"] >= 2
 
 
+@pytest.mark.parametrize(
+    ("forward", "slope", "x"),
+    [
+        (lambda x: 1 / x, lambda x: -1 / x**2, [1e-6, 1e3]),
+        (lambda x: np.round(x), lambda x: 0 * x, [1.2, 1000.3]),
+        (lambda x: np.sin(1e6 * x), lambda x: 1e6 * np.cos(1e6 * x), [0.5, 3.0]),
+        (lambda x: -np.log(np.clip(x, 1e-12, 1)), lambda x: np.where(x > 1e-12, -1 / x, 0), [1e-20, 1e-9, 1e-3, 0.9]),
+    ],
+)
+def test_what_a_function_does_close_by_is_seen(forward, slope, x) -> None:
+    """The first steps go far beyond it, and agree with each other on another slope."""
+    op = own(lambda x: forward(x), lambda g, out, x: (g * slope(x),), "op")
+    t = leaf(*x)
+    report = check_gradients(lambda: op(t), [t])
+    assert report.blame is None, report
+    assert "wrong" not in report.parameters["[0]"].counts
+    twice = own(lambda x: forward(x), lambda g, out, x: (g * slope(x) + g / abs(x),), "op")
+    assert not check_gradients(lambda: twice(t), [t]).ok
+
+
 # Options ------------------------------------------------------------------------------------------------------------
 
 
@@ -307,6 +327,280 @@ def test_a_graph_built_outside_of_f_is_refused() -> None:
     y = x.exp()
     with pytest.raises(GraphError, match="before f was called"):
         check_gradients(lambda: y * 2, [x])
+
+
+# Awkward users ------------------------------------------------------------------------------------------------------
+
+
+def test_parameters_of_one_name_are_all_checked_and_one_tensor_once() -> None:
+    first, second = nn.mlp([6, 5], dtype=float), nn.mlp([5, 4], dtype=float)
+    _, x, y = network()
+    loss = lambda: F.cross_entropy(second(first(x).tanh()), y)  # noqa: E731
+    report = check_gradients(loss, [*first.parameters(), *second.parameters()])
+    assert list(report.parameters) == ["[0] 0.weight", "[1] 0.bias", "[2] 0.weight", "[3] 0.bias"]
+    w = leaf(1.0, 2.0)
+    report = check_gradients(lambda: (w * w.exp()).sum(), {"encoder": w, "decoder": w})
+    assert list(report.parameters) == ["encoder"]
+    assert report.ok
+
+
+def test_f_may_be_the_parameter_itself() -> None:
+    w = leaf(1.0, 2.0)
+    assert check_gradients(lambda: w, [w]).ok
+
+
+def test_empty_arrays_are_no_trouble() -> None:
+    w, nothing = leaf(1.0, 2.0), Tensor(np.zeros((0, 3)), requires_grad=True)
+    report = check_gradients(lambda: np.concatenate([w[:0], w]).exp().sum() + nothing.sum(), {"w": w, "n": nothing})
+    assert report.ok
+    assert report.parameters["n"].counts == {}
+
+
+@pytest.mark.parametrize("options", [{"entries": 0}, {"entries": -3}, {"entries": "some"}, {"order": 3}])
+def test_settings_are_checked(options: dict) -> None:
+    w = leaf(1.0)
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        check_gradients(lambda: w.exp(), [w], **options)
+
+
+def test_f_must_be_a_function() -> None:
+    w = leaf(1.0)
+    with pytest.raises(ConfigError, match="f must be a function"):
+        check_gradients(w.exp(), [w])
+
+
+def test_values_changed_outside_of_the_graph_are_refused() -> None:
+    w = leaf(1.0, -2.0)
+
+    def in_place() -> Tensor:
+        s = w * 3
+        s.data[s.data < 0] = 0
+        return s.exp().sum()
+
+    def at_the_end() -> Tensor:
+        s = w * 3
+        s.data = np.maximum(s.data, 0)
+        return s
+
+    def before_use() -> Tensor:
+        with tg.no_grad():
+            w[...] = 0.9 * w
+        return w.exp().sum()
+
+    for f in (in_place, at_the_end, before_use):
+        with pytest.raises(GraphError, match="outside of the graph"):
+            check_gradients(f, [w])
+        assert w.tolist() == [1.0, -2.0]
+
+
+def test_a_step_after_the_loss_does_not_matter() -> None:
+    w = leaf(1.0, -2.0)
+
+    def step() -> Tensor:
+        loss = w.exp().sum()
+        loss.backward()
+        with tg.no_grad():
+            w[...] = w - 0.1 * w.grad
+        return loss
+
+    assert check_gradients(step, [w]).ok
+    assert w.tolist() == [1.0, -2.0]
+    assert w.grad is None
+
+
+def test_a_loss_that_overflows_in_its_own_precision_is_not_finite() -> None:
+    x = Tensor(np.array([90.0], np.float32), requires_grad=True)
+    with np.errstate(over="ignore"), pytest.raises(GraphError, match="not finite"):
+        check_gradients(lambda: x.exp().sum(), [x])
+
+
+def masked(s: Tensor) -> Tensor:
+    return s * (s.data > 0).astype(s.dtype)
+
+
+@pytest.mark.parametrize("activation", [masked, lambda s: np.where(s > 0, s, 0 * s), Tensor.relu])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_masks_made_of_values_are_no_hidden_dependence(activation, dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    x, y = Tensor(rng.standard_normal((50, 20)).astype(dtype)), rng.integers(0, 10, 50)
+    first, second = (Tensor((0.2 * rng.standard_normal(s)).astype(dtype), True) for s in ((100, 20), (10, 100)))
+    loss = lambda: F.cross_entropy(activation(x @ first.T) @ second.T, y)  # noqa: E731
+    for order in (1, 2):
+        report = check_gradients(loss, {"first": first, "second": second}, entries=5, order=order)
+        assert report.ok, report
+
+
+def test_what_is_hidden_is_named_with_the_op_that_uses_it() -> None:
+    w = leaf(1.0, 2.0)
+    report = check_gradients(lambda: (w.exp() * 3 * w.detach()).sum(), {"w": w})
+    assert str(report.blame).startswith("not recorded w: multiply #2 uses it as a constant")
+
+
+# Rules of one's own -------------------------------------------------------------------------------------------------
+
+
+def own(forward, rule, name: str):
+    """An op of one's own under any name."""
+    forward.__name__ = name
+    made = tg.custom_op(forward)
+    made.gradient(rule)
+    return made
+
+
+def pattern_of(op, x: Tensor, **settings) -> str:
+    report = check_gradients(lambda: op(x, **settings), [x])
+    assert not report.ok
+    assert report.blame is not None
+    return report.blame.pattern
+
+
+SCORES = Tensor(RNG.standard_normal((6, 4)), requires_grad=True)
+LABELS = RNG.integers(0, 4, 6)
+
+
+def standardise(x):
+    return (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
+
+
+def through_standardise(g, x, eps=1e-5, variance=1.0):
+    inv_std = 1 / np.sqrt(x.var(0) + eps)
+    x_hat = (x - x.mean(0)) * inv_std
+    return inv_std * (g - g.mean(0) - variance * x_hat * (g * x_hat).mean(0))
+
+
+def softmax(x):
+    e = np.exp(x - x.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("name", ["batch_norm", "normalised"])
+def test_a_batch_norm_of_ones_own(name: str) -> None:
+    rule = lambda g, out, x: (through_standardise(g, x, variance=0),)  # noqa: E731
+    assert pattern_of(own(lambda x: standardise(x), rule, name), SCORES) == "variance path missing"
+    columns = own(lambda x: standardise(x.T).T, lambda g, out, x: (through_standardise(g.T, x.T, variance=0).T,), name)
+    assert pattern_of(columns, SCORES) == "variance path missing"
+    eps = own(lambda x: standardise(x), lambda g, out, x: (through_standardise(g, x, eps=0),), name)
+    assert pattern_of(eps, SCORES).startswith("no known pattern"), "nearly right fits no pattern by being nearly right"
+    std = own(lambda x: standardise(x), lambda g, out, x: (through_standardise(g, x) * x.std(0),), name)
+    assert pattern_of(std, SCORES).startswith("a factor of its own for each column: from")
+
+
+@pytest.mark.parametrize("name", ["softmax", "probabilities"])
+def test_a_softmax_of_ones_own(name: str) -> None:
+    op = own(lambda x: softmax(x), lambda g, out, x: (g * out,), name)
+    assert pattern_of(op, SCORES) == "path through the sum missing"
+    op = own(lambda x: softmax(x), lambda g, out, x: (g * out * (1 - out),), name)
+    assert pattern_of(op, SCORES) == "cross terms missing"
+
+
+@pytest.mark.parametrize("name", ["softmax_cross_entropy", "loss"])
+@pytest.mark.parametrize(
+    ("wrong", "pattern"),
+    [
+        (lambda p, y: p / len(p), "labels' term missing"),
+        (lambda p, y: (p - np.roll(y, 1, 1)) / len(p), "label off by one"),
+        (lambda p, y: p - y, "factor n: 1/n is missing"),
+    ],
+)
+def test_a_cross_entropy_of_ones_own(name: str, wrong, pattern: str) -> None:
+    def forward(scores, *, y):
+        total = 0.0
+        for row, label in zip(scores, y, strict=True):
+            total += float(np.logaddexp.reduce(row) - row[label])  # no complex numbers go through this
+        return np.float64(total / len(y))
+
+    op = own(forward, lambda g, out, s, y: (g * wrong(softmax(s), np.eye(4)[y]),), name)
+    assert pattern_of(op, SCORES, y=LABELS) == pattern
+
+
+def test_gammas_gradient_is_blamed_where_x_is_constant() -> None:
+    gamma, beta = leaf(1.0, 2.0, 3.0, 4.0), leaf(0.0, 0.0, 0.0, 0.0)
+    with installed(wrong("batch_norm", "gamma's gradient not standardised")):
+        report = check_gradients(lambda: OPS["batch_norm"](SCORES.data, gamma, beta), [gamma, beta])
+    assert report.blame is not None
+    assert (report.blame.op, report.blame.input) == ("batch_norm", "gamma")
+
+
+def test_a_factor_is_named_beside_kinks() -> None:
+    """At a kink there is no one right number, so it is left out of what names the cause."""
+    with installed(WrongRule("twice", "relu", lambda g, out, x: (2 * g * (out > 0),))):
+        assert pattern_of(OPS["relu"], leaf(0.0, 1.0, -2.0, 3.0)) == "factor 2"
+
+
+def test_two_samples_make_a_factor_of_2_ambiguous() -> None:
+    op = own(lambda x: np.exp(x), lambda g, out, x: (2 * g * out,), "twice")
+    assert pattern_of(op, SCORES) == "factor 2"
+    assert pattern_of(op, Tensor(SCORES.data[:2], requires_grad=True)) == "factor 2, which may be n: n is 2 here"
+
+
+def test_rounding_to_float32_is_named() -> None:
+    op = own(lambda x: np.exp(x), lambda g, out, x: ((g * out).astype(np.float32).astype(float),), "rounded")
+    assert pattern_of(op, SCORES).endswith("rounded to float32?")
+
+
+def overwrite_x(g, out, x):
+    x[x > 0] = 1
+    x[x <= 0] = 0
+    return (g * x,)
+
+
+def overwrite_g(g, out, x):
+    g[x <= 0] = 0
+    return (g,)
+
+
+def overwrite_out(g, out, x):
+    out[out > 0] = 1
+    return (g * out,)
+
+
+@pytest.mark.parametrize("rule", [overwrite_x, overwrite_g, overwrite_out])
+def test_rules_that_write_to_what_they_are_given_are_blamed_alone(rule) -> None:
+    op = own(lambda x: np.maximum(x, 0), rule, "mask")
+    w = Tensor(RNG.standard_normal((4, 4)), requires_grad=True)
+    report = check_gradients(lambda: op(F.sigmoid(SCORES @ w) - 0.5), {"s": SCORES, "w": w})
+    assert [fault.op for fault in report.faults] == ["mask"]
+    assert "in place" in report.faults[0].pattern
+
+
+def test_what_draws_in_its_forward_or_keeps_what_was_given_is_told_so() -> None:
+    rng = np.random.default_rng(0)
+    kept = {}
+
+    def dropped(x):
+        kept["mask"] = (rng.random(x.shape) < 0.5) / 0.5
+        return x * kept["mask"]
+
+    assert "its forward draws at random" in pattern_of(own(dropped, lambda g, out, x: (g * kept["mask"],), "d"), SCORES)
+
+    def square(x):
+        kept["x"] = x
+        return x * x
+
+    op = own(square, lambda g, out, x: (2 * g * kept["x"],), "square")
+    assert check_gradients(lambda: op(SCORES), [SCORES]).ok, "alone it is right"
+    report = check_gradients(lambda: op(op(SCORES)), [SCORES])
+    assert "what another call left behind" in str(report.blame)
+
+
+# Numbers as they are shown ------------------------------------------------------------------------------------------
+
+
+def test_inf_and_nan_are_shown_without_a_warning() -> None:
+    with installed(WrongRule("inf", "exp", lambda g, out, x: (g * out * np.array([np.inf, 1.0]),))):
+        report = check_gradients(lambda: SCORES[0, :2].exp(), [SCORES])
+    assert "nan" in str(report)
+    found = json.loads(report.to_json(), parse_constant=pytest.fail)
+    assert found["parameters"]["[0]"]["metrics"]["max_relative"] == "nan"
+
+
+def test_zeros_have_no_sign_and_a_single_result_no_weight() -> None:
+    x = leaf(0.0, 1.0)
+    assert "slopes 0 to the left, 1 to the right" in str(check_gradients(lambda: x.relu().sum(keepdims=True), [x]))
+    report = check_gradients(lambda: (x * 3).sum(keepdims=True), [x])
+    np.testing.assert_allclose(report.parameters["[0]"].analytic, 3)
+    assert "weighted" not in str(report)
+    assert "weighted with random numbers" in str(check_gradients(lambda: x * 3, [x]))
 
 
 # Reports ------------------------------------------------------------------------------------------------------------

@@ -128,6 +128,28 @@ def test_it_knows_the_classic_mistakes(op: str, mistake: str) -> None:
     assert report.first.term == mistake, report
 
 
+def test_two_images_do_not_confuse_n_with_2() -> None:
+    """n / (n - 1), n and 2 are one number then; the penalty's convention is the likelier half."""
+    terms = {}
+    for n in (2, N):
+        for name, edit in {"all": lambda name, g, p, lam: 2 * g,
+                           "decay": lambda name, g, p, lam: g - lam * p if weight(name) else g}.items():  # fmt: skip
+            report = check_formula(edited(edit), network(formulas.k_layers), X[:n], Y[:n], lam=0.1)
+            assert report.first is not None
+            terms[name, n] = report.first.term
+    assert terms == {
+        ("all", N): "factor 2", ("all", 2): "factor 2, or 1/n missing (n = 2)",
+        ("decay", N): "L2 term: λW in the place of 2λW", ("decay", 2): "L2 term: λW in the place of 2λW",
+    }  # fmt: skip
+
+
+def test_settings_reach_a_function_that_takes_any() -> None:
+    def any_settings(x: Any, y: Any, parameters: Any, **settings: Any) -> Any:
+        return formulas.k_layers(x, y, parameters, **settings)
+
+    assert check_formula(any_settings, network(formulas.k_layers), X, Y, lam=0.1).ok
+
+
 def test_a_mistake_in_one_layer_only() -> None:
     def forgets_the_mask_of_layer_1(x: Any, y: Any, p: Any) -> Any:
         right = formulas.k_layers(x, y, p)

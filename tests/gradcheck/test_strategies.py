@@ -200,3 +200,32 @@ def test_layout_in_place_changes_and_precision_are_looked_at() -> None:
     assert "depends on the memory layout" in failure(blind_to_strides)
     assert "x changed in place" in failure(in_place)
     assert "DtypeError" in failure(of_other_precision)
+
+
+@tg.custom_op
+def without_a_rule(x: Any) -> Any:
+    return 2 * x
+
+
+TABLE = np.array([1.0, 2.0])
+WEIGHT = tg.Tensor([3.0, 4.0])
+
+
+def weighted(x: Any) -> Any:
+    return wrong_cube(x) * TABLE.sum().item() * WEIGHT.sum().item()
+
+
+def test_the_program_is_there_for_every_kind_of_op() -> None:
+    assert "op without_a_rule has no gradient rule" in failure(without_a_rule)
+    text = failure(weighted)
+    assert "TABLE = np.array([1.0, 2.0], 'float64')" in text
+    assert "WEIGHT = tg.Tensor(np.array([3.0, 4.0], 'float64'))" in text
+    exec(text.split("This program shows it:\n\n")[1], {})
+    typed: dict[str, Any] = {"tg": tg}
+    exec("@tg.custom_op\ndef typed(x): return 2 * x\ntyped.gradient(lambda g, out, x: (3 * g,))", typed)
+    assert "# the source of typed is not at hand" in failure(typed["typed"])
+
+
+def test_a_function_must_return_a_tensor() -> None:
+    with pytest.raises(tg.errors.GraphError, match="must return a Tensor, not float"):
+        check_op(lambda x: float(x.data.sum()), max_examples=1)()

@@ -38,7 +38,9 @@ def examine(program: Program, step: Step, rng: np.random.Generator, suspects: di
         for probes in _probes(alone, leaf, suspects.get(slot), rng):
             findings = sides.examine(leaf, probes)
             if (findings.verdicts == "wrong").any():
-                wrong = Wrong(alone, leaf, sides, probes, findings.numeric, findings.verdicts == "wrong")
+                sure = ~np.isin(findings.verdicts, ["kink", "unresolved"])  # elsewhere "right" is not one number
+                where = findings.verdicts[sure] == "wrong"
+                wrong = Wrong(alone, leaf, sides, probes[sure], findings.numeric[sure], where)
                 found.append(Blame(step.op.name, name, pattern(wrong), step.label))
                 break
     return found
@@ -76,4 +78,6 @@ def _raised(message: str) -> str:
     returned = re.search(r"returned shape (\([^)]*\)), but the input has (\([^)]*\))", message)
     if returned and ast.literal_eval(returned[1])[::-1] == ast.literal_eval(returned[2]):
         return "transposed"
-    return f"the rule fails: {message}"
+    if "read-only" in message:
+        return "changes in place what it is given, which others use as well: work on a copy"
+    return message

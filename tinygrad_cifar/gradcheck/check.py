@@ -49,13 +49,20 @@ def check_gradients(
         seed: of the gradient from above and of all else that is drawn at random here.
 
     Raises:
-        GraphError: f does not return a Tensor, its value is not finite, or it uses what was recorded before the call.
-        ConfigError: nothing to differentiate by, or something that cannot be.
+        GraphError: f does not return a Tensor, its value is not finite, it uses what was recorded before the call, or
+            it changes a recorded value outside of the graph.
+        ConfigError: nothing to differentiate by, or something that cannot be; f is no function; a wrong setting.
 
     Example:
         >>> report = check_gradients(lambda: F.cross_entropy(model(x), y), model)
         >>> assert report.ok, report
     """
+    if not callable(f):
+        raise ConfigError(
+            "check_gradients: f must be a function that computes the result anew: lambda: cross_entropy(model(x), y)."
+        )
+    if order not in (1, 2):
+        raise ConfigError(f"check_gradients: order is 1 or 2, not {order!r}.")
     start = time.perf_counter()
     parameters = named(wrt)
     rng = np.random.default_rng(seed)
@@ -69,23 +76,27 @@ def check_gradients(
 
 
 def named(wrt: Wrt) -> dict[str, Tensor]:
-    """The parameters to differentiate by, with the names that the report will use."""
+    """The parameters to differentiate by, each once, with the names that the report will use."""
     if hasattr(wrt, "named_parameters"):
-        found = {name: p for name, p in wrt.named_parameters() if p.requires_grad}
+        pairs = [(name, p) for name, p in wrt.named_parameters() if p.requires_grad]
     elif isinstance(wrt, Mapping):
-        found = dict(wrt)
+        pairs = list(wrt.items())
     else:
         tensors = [wrt] if isinstance(wrt, Tensor) else list(wrt)
-        found = {getattr(t, "name", None) or f"[{i}]": t for i, t in enumerate(tensors)}
-    if not found:
+        names = [getattr(t, "name", None) for t in tensors]
+        pairs = [(name if name and names.count(name) == 1 else " ".join([f"[{i}]", *([name] if name else [])]), t)
+                 for i, (name, t) in enumerate(zip(names, tensors, strict=True))]  # fmt: skip
+    if not pairs:
         raise ConfigError("check_gradients: wrt names no tensor that requires a gradient.")
-    for name, t in found.items():
+    found: dict[Tensor, str] = {}
+    for name, t in pairs:
         if not isinstance(t, Tensor) or not t.requires_grad or not t.is_leaf:
             raise ConfigError(
                 f"check_gradients: {name} must be a leaf Tensor with requires_grad=True: a parameter, or an input "
                 "made with Tensor(array, requires_grad=True)."
             )
-    return found
+        found.setdefault(t, name)
+    return {name: t for t, name in found.items()}
 
 
 def _check(
@@ -94,10 +105,10 @@ def _check(
     with preserved(f, parameters):
         native, result = record(f, parameters)
     program = native.double()
-    if not np.isfinite(program.values[program.out]).all():
+    if not np.isfinite([result.data, program.values[program.out]]).all():
         raise GraphError("check_gradients: f's value is not finite, so it has no slopes; see tg.detect_anomaly().")
     upstream = blame.upstream_for(program, rng)
-    weight = float(upstream) if upstream.ndim == 0 else 1.0  # a scalar's gradients are shown as backward gives them
+    weight = upstream.item() if upstream.size == 1 else 1.0  # a scalar's gradients are shown as backward gives them
     local = [fault for step in program.steps for fault in blame.examine(program, step, rng, {})]
     sides = Sides(program, upstream, rng)
     reports, suspects = {}, {}
@@ -116,19 +127,28 @@ def _check(
         reports[name].reasons = ["f depends on it in a way that was not recorded"]
     if suspects and not local:
         local = [fault for step in program.steps for fault in blame.examine(program, step, rng, suspects)]
-    faults = [*local, *[Blame("not recorded", name, "f takes its value out of the graph (.data, .numpy(), .detach())")
-                        for name in hidden]]  # fmt: skip
+    faults = [*local, *[Blame("not recorded", name, f"{op + ' uses it as a constant: ' if op else ''}f takes its value "
+                              "out of the graph (.data, .numpy(), .detach(), no_grad())")
+                        for name, op in hidden.items()]]  # fmt: skip
     if suspects and not faults:
-        finite = all(np.isfinite(g[0]).all() for g in sides.gradients)
-        cause = "but their gradients do not add up" if finite else "but inf meets 0 on the way: see tg.detect_anomaly()"
-        faults = [Blame("backward", "", f"every op's rule is right alone, {cause}")]
-    return GradientReport(reports, faults, dtype=str(result.dtype))
+        faults = [Blame("backward", "", f"every op's rule is right alone, but {_why_not_together(sides)}")]
+    return GradientReport(reports, faults, result.shape, dtype=str(result.dtype))
+
+
+def _why_not_together(sides: Sides) -> str:
+    if sides.raised:
+        return sides.raised
+    if not all(np.isfinite(g[0]).all() for g in sides.gradients):
+        return "inf meets 0 on the way: see tg.detect_anomaly()"
+    return "their gradients do not add up: does a rule use what another call left behind (a cache, a global)?"
 
 
 def probes_for(leaf: Array, entries: int | str, rng: np.random.Generator) -> Probes:
     """The entries, or directions, of a parameter that are checked."""
     if entries == "directions":
         return Directions(rng.standard_normal((DIRECTIONS, *leaf.shape)))
+    if entries != "all" and (isinstance(entries, str) or entries < 1):
+        raise ConfigError(f"entries is 'all', 'directions' or a number above 0, not {entries!r}.")
     if entries == "all" or int(entries) >= leaf.size:
         return Entries(np.arange(leaf.size))
     return Entries(np.sort(rng.choice(leaf.size, int(entries), replace=False)))

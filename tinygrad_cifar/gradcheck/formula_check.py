@@ -175,9 +175,10 @@ class _Case:
         given = {name: t.data.copy() for name, t in self.parameters.items()}
         options = {"lam": self.lam, "convention": self.convention}
         known = inspect.signature(compute_gradients).parameters
+        takes_all = any(p.kind is p.VAR_KEYWORD for p in known.values())
         with preserved():
             found = compute_gradients(
-                self.x.copy(), self.y.copy(), given, **{k: v for k, v in options.items() if k in known}
+                self.x.copy(), self.y.copy(), given, **{k: v for k, v in options.items() if k in known or takes_all}
             )
         if not isinstance(found, dict) or (missing := given.keys() - found.keys()):
             lacks = f"lacks {', '.join(sorted(missing))}" if isinstance(found, dict) else f"is a {type(found).__name__}"
@@ -246,7 +247,7 @@ def _simple(case: _Case, name: str, theirs: Array) -> str:
     said = [_factor(a, len(case.x))] if not math.isclose(a, 1, rel_tol=1e-6) else []
     if abs(c - decay) > 1e-6 * max(abs(c), decay) and not _same(terms @ [a, decay], theirs.ravel()):
         said.append(_l2(c, case, name))
-    return ", ".join(said)
+    return ", ".join(said) or "right to six digits only: computed in float32?"
 
 
 def _same(a: Array, b: Array) -> bool:
@@ -255,9 +256,11 @@ def _same(a: Array, b: Array) -> bool:
 
 def _factor(a: float, n: int) -> str:
     known = {
-        n: f"1/n missing (n = {n})", 1 / n: "1/n twice", 2: "factor 2", 0.5: "factor 1/2",
-        n / (n - 1 or 1): "n - 1 for n",
+        n / (n - 1 or 1): "n - 1 for n", n: f"1/n missing (n = {n})", 1 / n: "1/n twice",
+        2: "factor 2", 0.5: "factor 1/2",
     }  # fmt: skip
+    if n == 2:
+        known |= {2: "factor 2, or 1/n missing (n = 2)", 0.5: "factor 1/2, or 1/n twice (n = 2)"}
     text = next((t for value, t in known.items() if math.isclose(abs(a), value, rel_tol=1e-6)), f"factor {abs(a):.6g}")
     if a > 0:
         return text
@@ -272,10 +275,10 @@ def _l2(c: float, case: _Case, name: str) -> str:
     known = {
         0.0: f"L2 term missing: the difference is {symbol}",
         -two: "sign of the L2 term",
-        two / 2: "L2 term: half of it" if case.convention == "half" else "L2 term: λW in the place of 2λW",
-        2 * two: "L2 term: 2λW in the place of λW" if case.convention == "half" else "L2 term: twice of it",
         two / len(case.x): "L2 term divided by n",
         two * len(case.x): "L2 term multiplied by n",
+        two / 2: "L2 term: half of it" if case.convention == "half" else "L2 term: λW in the place of 2λW",
+        2 * two: "L2 term: 2λW in the place of λW" if case.convention == "half" else "L2 term: twice of it",
     }
     text = next((t for value, t in known.items() if abs(c - value) <= 1e-6 * max(abs(two), abs(c))), "")
     return text or f"L2 term: {c:.4g} W in the place of {two:.4g} W"

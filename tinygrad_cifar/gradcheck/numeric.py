@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinygrad_cifar.tensor import Array
 
@@ -47,19 +48,19 @@ def extrapolated(f: Function, x: Array, scale: float | None = None) -> "Slopes":
         x: float64; the derivative is taken by every entry.
         scale: the largest step; by default x's root mean square, or 1.
     """
-    steps = ladder(scale or scale_of(x))
+    steps = ladder(scale or scale_of(x)).ravel()
     at_x = f(x)
     units = np.eye(x.size).reshape(x.size, *x.shape)
     plus = np.array([[f(x + h * e) - at_x for e in units] for h in steps])
     minus = np.array([[f(x - h * e) - at_x for e in units] for h in steps])
     size = np.maximum(abs(plus + at_x).max(0), abs(minus + at_x).max(0))  # f may happen to be 0 at x: look around
-    found = slopes(plus, minus, steps, 4 * np.finfo(float).eps * size)
+    found = slopes(plus, minus, steps[:, None], 4 * np.finfo(float).eps * size)
     return Slopes(*[getattr(found, name).reshape(x.shape) for name in Slopes.__dataclass_fields__])
 
 
-def ladder(scale: float) -> Array:
-    """Shrinking steps, each a quarter of the one before, from ``scale`` on (rounded to a power of 2)."""
-    return 2.0 ** np.round(np.log2(scale)) * RATIO ** -np.arange(LEVELS)
+def ladder(scale: ArrayLike) -> Array:
+    """Shrinking steps, each a quarter of the one before, from ``scale`` (E,) on, rounded to a power of 2: (L, E)."""
+    return 2.0 ** np.round(np.log2(scale)) * RATIO ** -np.arange(LEVELS)[:, None]
 
 
 def scale_of(x: Array) -> float:
@@ -89,12 +90,11 @@ def slopes(plus: Array, minus: Array, steps: Array, noise: Array, clean: Array |
 
     Args:
         plus, minus: f(x + h) - f(x) and f(x - h) - f(x), (L, E).
-        steps: h, (L,), each a quarter of the one before.
+        steps: h, (L, E) or (L, 1), each a quarter of the one before.
         noise: the rounding error of such a difference, (E,) or (L, E).
         clean: where no unit is known to flip between x - h and x + h, (L, E).
     """
-    h = steps[:, None]
-    noise = np.broadcast_to(noise, plus.shape)
+    h, noise = steps, np.broadcast_to(noise, plus.shape)
     bend = np.abs(plus + minus) / h  # of a smooth function this shrinks with h; at a kink it stays
     stays = (bend[1:] > 0.5 * bend[:-1]) & (bend[1:] > 4 * noise[1:] / h[1:])
     smooth = ~np.vstack([stays, stays[-1:]])

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -24,12 +25,23 @@ class Wrong:
         self.shape = program.leaves[leaf].shape
         self.rule = probes.of(sides.gradients[leaf][:1])[0]
         self.right, self.where = right, where
+        self.off = float(np.abs(self.rule - right).max() / np.abs(right).max())
         self.inputs = dict(zip(self.step.op.inputs, self.step.arguments(program.values), strict=False))
+        self.first = self.step.sources[0] == leaf  # whether it is the op's first input that is wrong
         self.out = program.values[program.out]
 
     def at(self, array: Array) -> Array:
         """An array that broadcasts to the input's shape, at the entries that were checked."""
         return self.probes.of(np.broadcast_to(array, self.shape)[None])[0]
+
+    def fits(self, a: Array, b: Array) -> bool:
+        """Whether two arrays agree, much better than the rule does with what is right: else all patterns would fit."""
+        return bool(np.abs(a - b).max() <= min(CLOSE, 0.01 * self.off) * np.abs(b).max())
+
+    def slopes(self, program: Program, upstream: Array) -> Array:
+        """The numeric side of another program, or with another gradient from above."""
+        probe = Probe(program, self.leaf, upstream, self.sides.noise)
+        return probe.complex_slopes(self.probes) if probe.analytic else probe.slopes(self.probes).value
 
 
 def pattern(w: Wrong) -> str:
@@ -37,16 +49,11 @@ def pattern(w: Wrong) -> str:
     for recognise in PATTERNS:
         if name := recognise(w):
             return name
-    off = np.abs(w.rule - w.right).max() / np.abs(w.right).max()
-    return f"no known pattern; off by a relative {off:.2g} in {int(w.where.sum())} of {len(w.where)} entries"
+    return f"no known pattern; off by a relative {w.off:.2g} in {int(w.where.sum())} of {len(w.where)} entries"
 
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     return len(shape) <= len(to) and all(n in (1, m) for n, m in zip(shape[::-1], to[::-1], strict=False))
-
-
-def _fits(a: Array, b: Array) -> bool:
-    return bool(np.abs(a - b).max() <= CLOSE * np.abs(b).max())
 
 
 def _degenerate(w: Wrong) -> str | None:
@@ -71,6 +78,9 @@ def _name_factor(w: Wrong, c: float) -> str:
     shape = w.shape if len(w.shape) > 1 else w.out.shape
     counts = {"n": shape[0] if shape else 1, "the size": math.prod(w.shape)}
     counts |= {f"{n}": n for a in (*w.inputs.values(), w.out) for n in np.shape(a)}
+    for value, text in {2: "factor 2", 0.5: "factor 1/2"}.items():
+        if math.isclose(c, value, rel_tol=1e-7):
+            return f"{text}, which may be n: n is 2 here" if counts["n"] == 2 else text
     for name, n in counts.items():
         if n > 1:
             known = {n: f"factor {name}: 1/{name} is missing", 1 / n: f"factor 1/{name}"}
@@ -79,22 +89,26 @@ def _name_factor(w: Wrong, c: float) -> str:
             for value, text in known.items():
                 if math.isclose(c, value, rel_tol=1e-7):
                     return text
-    return f"factor {c:.10g}" if abs(c - 1) < 1e-3 else f"factor {c:.4g}"
+    return f"factor {_number(c)}"
+
+
+def _number(c: float) -> str:
+    return f"{c:.10g}" if abs(c - 1) < 1e-3 else f"{c:.4g}"
 
 
 def _transposed(w: Wrong) -> str | None:
     if len(w.shape) < 2:
         return None
-    if len(w.rule) == math.prod(w.shape) and _fits(w.rule, w.right.reshape(w.shape).swapaxes(-1, -2).ravel()):
+    if len(w.rule) == math.prod(w.shape) and w.fits(w.rule, w.right.reshape(w.shape).swapaxes(-1, -2).ravel()):
         return "transposed" if w.shape[-1] == w.shape[-2] else "transposed, then reshaped"
     if w.shape[-1] != w.shape[-2]:
         return None
-    return "transposed" if _fits(w.probes.of(w.sides.gradients[w.leaf][:1].swapaxes(-1, -2))[0], w.right) else None
+    return "transposed" if w.fits(w.probes.of(w.sides.gradients[w.leaf][:1].swapaxes(-1, -2))[0], w.right) else None
 
 
 def _deaf(w: Wrong) -> str | None:
     ones = w.program.gradients(np.ones_like(w.upstream))[w.leaf]
-    return "ignores the gradient from above" if _fits(w.probes.of(ones[None])[0], w.rule) else None
+    return "ignores the gradient from above" if w.fits(w.probes.of(ones[None])[0], w.rule) else None
 
 
 def _array_factor(w: Wrong) -> str | None:
@@ -106,26 +120,33 @@ def _array_factor(w: Wrong) -> str | None:
         if not _broadcasts(value.shape, w.shape) or not value.any() or np.ptp(value) == 0:
             continue
         v = w.at(value)
-        if _fits(w.rule * v, w.right):
+        if w.fits(w.rule * v, w.right):
             return f"factor {name} is missing"
-        if _fits(w.rule, w.right * v):
+        if w.fits(w.rule, w.right * v):
             return f"factor {name} too much"
     return None
 
 
 def _terms(w: Wrong) -> str | None:
     """Which of the terms of a known formula is missing, or has a wrong factor."""
-    if w.step.op.name not in TERMS or w.leaf != 0:
-        return None
-    terms = {name: w.at(t) for name, t in TERMS[w.step.op.name](w).items()}
+    axis = w.step.kwargs.get("axis", -1)
+    for formula in FORMULAS if w.first else ():
+        for terms in (formula(w, axis), formula(w, 0)):  # in rows, in columns
+            if terms and (text := _off(w, {name: w.at(term) for name, term in terms.items()})):
+                return text
+    return None
+
+
+def _off(w: Wrong, terms: dict[str, Array]) -> str | None:
     matrix = np.stack(list(terms.values()), 1)
-    if not _fits(matrix.sum(1), w.right):
+    if not w.fits(matrix.sum(1), w.right) or np.linalg.matrix_rank(matrix) < len(terms):
         return None
     factors = np.linalg.lstsq(matrix, w.rule, rcond=None)[0]
-    if np.linalg.matrix_rank(matrix) < len(terms) or not _fits(matrix @ factors, w.rule):
+    if not w.fits(matrix @ factors, w.rule):
         return None
-    off = [_name_term(w, name, float(c)) for name, c in zip(terms, factors, strict=True) if abs(c - 1) > CLOSE]
-    return ", ".join(off) or None
+    return ", ".join(
+        _name_term(w, name, float(c)) for name, c in zip(terms, factors, strict=True) if abs(c - 1) > CLOSE
+    )
 
 
 def _name_term(w: Wrong, name: str, c: float) -> str:
@@ -134,43 +155,69 @@ def _name_term(w: Wrong, name: str, c: float) -> str:
     return f"{name}: sign" if abs(c + 1) < CLOSE else f"{name}: {_name_factor(w, c)}"
 
 
-def _batch_norm_terms(w: Wrong) -> dict[str, Array]:
-    x, gamma, _ = w.inputs.values()
-    n, g = len(x), w.upstream
-    inv_std = 1 / np.sqrt(x.var(0) + w.step.kwargs.get("eps", 1e-5))
-    x_hat, scale = (x - x.mean(0)) * inv_std, gamma * inv_std
+Terms = dict[str, Array]  # empty where the formula is not that of this op
+
+
+def _batch_norm_terms(w: Wrong, axis: Any) -> Terms:
+    """Of (x - mean) / sqrt(var + eps), perhaps times gamma, with moments along the other axis."""
+    x, gamma = w.inputs[w.step.op.inputs[0]], next(iter([*w.inputs.values()][1:]), 1.0)
+    if x.ndim != 2 or w.out.shape != x.shape or axis not in (0, -1) or not _broadcasts(np.shape(gamma), x.shape):
+        return {}
+    samples = -1 - axis
+    g, n = w.upstream, x.shape[samples]
+    inv_std = 1 / np.sqrt(x.var(samples, keepdims=True) + w.step.kwargs.get("eps", 1e-5))
+    x_hat, scale = (x - x.mean(samples, keepdims=True)) * inv_std, gamma * inv_std
     return {
         "direct path": scale * g,
-        "mean path": np.broadcast_to(-scale * g.sum(0) / n, x.shape),
-        "variance path": -scale * x_hat * (g * x_hat).sum(0) / n,
+        "mean path": -scale * g.sum(samples, keepdims=True) / n,
+        "variance path": -scale * x_hat * (g * x_hat).sum(samples, keepdims=True) / n,
     }
 
 
-def _softmax_terms(w: Wrong) -> dict[str, Array]:
-    axis = w.step.kwargs.get("axis", -1)
+def _softmax_terms(w: Wrong, axis: Any) -> Terms:
+    if w.out.shape != w.shape or not w.shape:
+        return {}
     total = (w.upstream * w.out).sum(axis, keepdims=True)
     return {"direct path": w.out * w.upstream, "path through the sum": -w.out * total}
 
 
-def _log_softmax_terms(w: Wrong) -> dict[str, Array]:
-    axis = w.step.kwargs.get("axis", -1)
+def _softmax_jacobian(w: Wrong, axis: Any) -> Terms:
+    """The same, cut otherwise: by the own score and by those of the other classes."""
+    if w.out.shape != w.shape or not w.shape:
+        return {}
+    own = w.out * w.upstream
+    return {"own class": own * (1 - w.out), "cross terms": -w.out * (own.sum(axis, keepdims=True) - own)}
+
+
+def _log_softmax_terms(w: Wrong, axis: Any) -> Terms:
+    if w.out.shape != w.shape or not w.shape:
+        return {}
     return {"direct path": w.upstream, "path through the sum": -np.exp(w.out) * w.upstream.sum(axis, keepdims=True)}
 
 
-def _cross_entropy_terms(w: Wrong) -> dict[str, Array]:
-    z, labels = w.inputs["logits"], w.step.kwargs["labels"]
-    p = np.exp(z - z.max(1, keepdims=True))
-    p /= p.sum(1, keepdims=True)
-    one_hot = np.eye(z.shape[1])[labels]
-    return {"probabilities": p * w.upstream / len(z), "labels' term": -one_hot * w.upstream / len(z)}
+def _cross_entropy_terms(w: Wrong, axis: Any) -> Terms:
+    z, (_, labels) = w.inputs[w.step.op.inputs[0]], _labels(w)
+    if w.out.shape or z.ndim != 2 or len(labels) * z.shape[axis] != z.size or labels.max() >= z.shape[axis]:
+        return {}
+    p = np.exp(z - z.max(axis, keepdims=True))
+    p /= p.sum(axis, keepdims=True)
+    one_hot = np.moveaxis(np.eye(z.shape[axis])[labels], -1, axis)
+    return {
+        "probabilities": p * w.upstream / len(labels), "labels' term": -one_hot * w.upstream / len(labels),
+    }  # fmt: skip
 
 
-TERMS: dict[str, Callable[[Wrong], dict[str, Array]]] = {
-    "batch_norm": _batch_norm_terms,
-    "softmax": _softmax_terms,
-    "log_softmax": _log_softmax_terms,
-    "softmax_cross_entropy": _cross_entropy_terms,
-}
+FORMULAS: list[Callable[[Wrong, Any], Terms]] = [
+    _batch_norm_terms, _softmax_terms, _softmax_jacobian, _log_softmax_terms, _cross_entropy_terms,
+]  # fmt: skip
+
+
+def _labels(w: Wrong) -> tuple[str, Array]:
+    """The labels among a loss's settings: name and array, which is empty where there are none."""
+    for name, value in w.step.kwargs.items():
+        if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iu" and w.out.ndim <= 1:
+            return name, value
+    return "", np.zeros(0, int)
 
 
 def _one_row(w: Wrong) -> str | None:
@@ -180,17 +227,16 @@ def _one_row(w: Wrong) -> str | None:
     for row in (0, -1):
         only = np.zeros_like(w.upstream)
         only[row] = w.upstream[row]
-        part = Probe(w.program, w.leaf, only, w.sides.noise)
-        if part.analytic and _fits(part.complex_slopes(w.probes), w.rule):
+        if w.fits(w.slopes(w.program, only), w.rule):
             return "missing broadcast sum: only one sample counts"
     return None
 
 
 def _misplaced(w: Wrong) -> str | None:
-    if _fits(np.abs(w.rule), np.abs(w.right)):
+    if w.fits(np.abs(w.rule), np.abs(w.right)):
         return f"sign, in {int(w.where.sum())} of {len(w.where)} entries"
     if len(w.rule) > 1 and w.probes.of(np.zeros((1, *w.shape))).size == math.prod(w.shape):
-        if _fits(np.sort(w.rule), np.sort(w.right)):
+        if w.fits(np.sort(w.rule), np.sort(w.right)):
             return "right values at wrong places"
         if np.ptp(w.rule - w.right) <= CLOSE * np.abs(w.rule - w.right).max():
             return f"a constant {float(np.mean(w.rule - w.right)):.4g} is added"
@@ -198,15 +244,32 @@ def _misplaced(w: Wrong) -> str | None:
 
 
 def _off_by_one(w: Wrong) -> str | None:
-    labels = w.step.kwargs.get("labels")
-    if labels is None or w.leaf != 0:
+    name, labels = _labels(w)
+    if not w.first or not len(labels) or len(w.shape) != 2:
         return None
+    classes = w.shape[-1] if len(labels) == w.shape[0] else w.shape[0]
     for shift in (1, -1):
-        kwargs = {**w.step.kwargs, "labels": (labels + shift) % w.shape[-1]}
+        kwargs = {**w.step.kwargs, name: (labels + shift) % classes}
         shifted = Program(w.program.names, w.program.leaves, [replace(w.step, kwargs=kwargs)], w.program.out)
-        slopes = Probe(shifted, 0, w.upstream, w.sides.noise).complex_slopes(w.probes)
-        if _fits(slopes, w.rule):
+        if w.fits(w.slopes(shifted, w.upstream), w.rule):
             return "label off by one"
+    return None
+
+
+def _rounded(w: Wrong) -> str | None:
+    return f"off by a relative {w.off:.1g}: rounded to float32?" if w.off < 2**-22 else None
+
+
+def _by_line(w: Wrong) -> str | None:
+    """A factor of its own for each column or row, as a standard deviation makes it."""
+    if len(w.shape) != 2 or len(w.rule) != math.prod(w.shape):
+        return None
+    rule, right = w.rule.reshape(w.shape), w.right.reshape(w.shape)
+    for axis, line in enumerate(("column", "row")):
+        size = (right * right).sum(axis, keepdims=True)
+        factors = (rule * right).sum(axis, keepdims=True) / np.where(size > 0, size, 1)
+        if w.shape[axis] > 2 and w.fits(factors * right, rule):
+            return f"a factor of its own for each {line}: from {_number(factors.min())} to {_number(factors.max())}"
     return None
 
 
@@ -226,5 +289,6 @@ def _few(w: Wrong) -> str | None:
 
 
 PATTERNS = [
-    _degenerate, _deaf, _factor, _transposed, _terms, _array_factor, _off_by_one, _one_row, _mask, _few, _misplaced,
+    _degenerate, _deaf, _factor, _rounded, _transposed, _terms, _array_factor, _off_by_one, _one_row, _mask, _few,
+    _by_line, _misplaced,
 ]  # fmt: skip

@@ -34,7 +34,7 @@ class Entries:
     def __getitem__(self, some: Any) -> "Entries":
         return Entries(self.where[some])
 
-    def change(self, leaf: Array, delta: complex) -> Any:
+    def change(self, leaf: Array, delta: complex | Array) -> Any:
         return Sparse(leaf, self.where, np.full(len(self.where), delta, np.result_type(delta, np.float64)))
 
     def of(self, gradients: Array) -> Array:
@@ -57,8 +57,8 @@ class Directions:
     def __getitem__(self, some: Any) -> "Directions":
         return Directions(self.vectors[some])
 
-    def change(self, leaf: Array, delta: complex) -> Any:
-        return leaf + delta * self.vectors
+    def change(self, leaf: Array, delta: complex | Array) -> Any:
+        return leaf + np.reshape(delta, (-1, *(1,) * leaf.ndim)) * self.vectors
 
     def of(self, gradients: Array) -> Array:
         return gradients.reshape(len(gradients), -1) @ self.vectors.reshape(len(self.vectors), -1).T
@@ -109,7 +109,8 @@ class Probe:
         self.run(probes[:1], 0.0, watch)
         return max(sizes)
 
-    def run(self, probes: Probes, delta: complex, watch: stacked.Watch | None = None) -> Array:
+    def run(self, probes: Probes, delta: complex | Array, watch: stacked.Watch | None = None) -> Array:
+        """The results where each probe is changed by ``delta``: one number, or one for each."""
         change = probes.change(self.value, delta)
         result = stacked.run(self.program, self.leaf, change, self.steps, watch)
         assert result is not None
@@ -125,13 +126,14 @@ class Probe:
         parts = [self._dot(self.run(probes[b], 1j * h).imag) / h for b in self.batches(probes)]
         return np.concatenate(parts) if parts else np.zeros(0)
 
-    def slopes(self, probes: Probes) -> Slopes:
-        """Extrapolated slopes with error bars."""
-        parts = [self._slopes(probes[b]) for b in self.batches(probes)]
+    def slopes(self, probes: Probes, scale: float | Array | None = None) -> Slopes:
+        """Extrapolated slopes with error bars. ``scale``: the largest step, of all probes or of each."""
+        scales = np.broadcast_to(self.scale if scale is None else scale, len(probes))
+        parts = [self._slopes(probes[b], scales[b]) for b in self.batches(probes)]
         return Slopes(*[np.concatenate([getattr(p, name) for p in parts]) for name in Slopes.__dataclass_fields__])
 
-    def _slopes(self, probes: Probes) -> Slopes:
-        steps = numeric.ladder(self.scale)
+    def _slopes(self, probes: Probes, scales: Array) -> Slopes:
+        steps = numeric.ladder(scales)
         centre = self.run(probes, 0.0)
         differences: dict[int, list[Array]] = {1: [], -1: []}
         clean = np.ones((len(steps), len(probes)), bool)
@@ -139,7 +141,7 @@ class Probe:
         moved = np.zeros(clean.shape)  # how far the results move: where they grow, so does their rounding
         for level, h in enumerate(steps):
             for sign in (1, -1):
-                difference = self.run(probes, float(sign * h), self._flips(clean[level])) - centre
+                difference = self.run(probes, sign * h, self._flips(clean[level])) - centre
                 differences[sign].append(self._dot(difference))
                 changed |= difference != 0
                 moved[level] = np.maximum(moved[level], np.sqrt(self._sum((self.upstream * difference) ** 2)))

@@ -59,6 +59,9 @@ class Step:
     slot: int
     label: str  # "relu #2": the second relu of the program
 
+    def __post_init__(self) -> None:
+        self.constants = tuple([_frozen(c) for c in self.constants])
+
     def arguments(self, values: Sequence[Any], noise: Noise | None = None) -> list[Any]:
         """The inputs of the op, given the values of all slots."""
         constants = [noise(c) for c in self.constants] if noise else self.constants
@@ -80,7 +83,7 @@ class Program:
     values: list[Array] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.values = self.run()
+        self.values = [_frozen(x) for x in self.run()]
 
     def double(self) -> "Program":
         """The same with every float in float64."""
@@ -102,16 +105,19 @@ class Program:
 
     def gradients(self, upstream: Array, noise: Noise | None = None) -> list[Array]:
         """The analytic side: what the ops' rules and the engine's walk make of it, per leaf."""
-        leaves = [Tensor(noise(x) if noise else x, requires_grad=True) for x in self.leaves]
+        leaves = [Tensor(noise(x) if noise else _frozen(x), requires_grad=True) for x in self.leaves]
         values: list[Any] = list(leaves)
         with enable_grad():
             for step in self.steps:
                 result = step.op(*step.arguments(values, noise), **step.kwargs)
-                if noise and result.node is not None:
+                if result.node is not None and noise:
                     _disturb(result, step, noise)
+                elif result.node is not None:
+                    _freeze(result)
                 values.append(result)
-        if values[self.out].node is None:
+        if not values[self.out].requires_grad:
             return [np.zeros_like(x) for x in self.leaves]
+        values[self.out].register_hook(lambda g: g.data.setflags(write=False))
         found = grad(values[self.out], leaves, noise(upstream) if noise else upstream, allow_unused=True)
         return [g.data for g in found]
 
@@ -149,24 +155,30 @@ def record(f: Callable[[], Any], wrt: dict[str, Tensor]) -> tuple[Program, Tenso
     """Call ``f`` once; what it computed from ``wrt`` as a program, and its result.
 
     Raises:
-        GraphError: f does not return a Tensor, or uses a recorded tensor that was computed before f was called.
+        GraphError: f does not return a Tensor, uses a recorded tensor that was computed before f was called, or
+            changes a recorded value outside of the graph.
     """
     slots: dict[Node | Tensor, int] = {t: i for i, t in enumerate(wrt.values())}
+    leaves = [_copy(t.data) for t in wrt.values()]
+    made = list(leaves)  # the value of every slot when it was made
     calls: list[tuple[Op, tuple[int | None, ...], tuple[Any, ...], dict[str, Any]]] = []
 
-    def note(op: Op, inputs: tuple[Any, ...], arrays: list[Any], node: Node) -> None:
+    def note(op: Op, inputs: tuple[Any, ...], arrays: list[Any], out: Tensor) -> None:
         sources = tuple([_source(x, slots) for x in inputs])
-        if any(s is not None for s in sources):
+        if out.node is not None and any(s is not None for s in sources):
+            for x, s in zip(inputs, sources, strict=True):
+                _unchanged(x, s, made)
             constants = [_copy(a) if s is None else None for a, s in zip(arrays, sources, strict=True)]
-            slots[node] = len(wrt) + len(calls)
-            calls.append((op, sources, tuple(constants), {k: _copy(v) for k, v in node.kwargs.items()}))
+            slots[out.node] = len(made)
+            made.append(_copy(out.data))
+            calls.append((op, sources, tuple(constants), {k: _copy(v) for k, v in out.node.kwargs.items()}))
 
     with enable_grad(), _listening(note):
         result = f()
     if not isinstance(result, Tensor):
         raise GraphError(f"check_gradients: f must return a Tensor, not {type(result).__name__}.")
-    leaves = [_copy(t.data) for t in wrt.values()]
     out = _source(result, slots)
+    _unchanged(result, out, made)
     if out is None:  # a constant as far as wrt is concerned
         constant = Step(OPS["clone"], (None,), (_copy(result.data),), {}, len(leaves), "constant")
         return Program(list(wrt), leaves, [constant], constant.slot), result
@@ -183,6 +195,15 @@ def _source(x: Any, slots: dict[Node | Tensor, int]) -> int | None:
         f"check_gradients: f uses {describe(x)}, which was computed before f was called, so a change of the parameters "
         "cannot reach it. Compute it inside f, or pass x.detach() if it is meant to be a constant."
     )
+
+
+def _unchanged(x: Any, slot: int | None, made: list[Array]) -> None:
+    """Complain if the value of ``x`` is no longer what it was when it was recorded."""
+    if slot is not None and not np.array_equal(x.data, made[slot], equal_nan=True):
+        raise GraphError(
+            f"check_gradients: f changes the value of {describe(x)} outside of the graph (.data, .numpy(), no_grad(), "
+            "an op's forward), so backprop knows nothing of it. Write it with ops: np.where(s > 0, s, 0)."
+        )
 
 
 def _pruned(calls: list[Any], leaves: int, out: int) -> tuple[list[Step], int]:
@@ -204,14 +225,13 @@ def _pruned(calls: list[Any], leaves: int, out: int) -> tuple[list[Step], int]:
 
 
 @contextmanager
-def _listening(note: Callable[[Op, tuple[Any, ...], list[Any], Node], None]) -> Iterator[None]:
+def _listening(note: Callable[[Op, tuple[Any, ...], list[Any], Tensor], None]) -> Iterator[None]:
     """Call ``note`` after each recorded op. Nodes alone would not do: they drop the values that no rule needs."""
     original = tensor._record
 
     def recorded(op: Op, inputs: Any, arrays: Any, result: Tensor, kept: Any, kwargs: Any) -> None:
         original(op, inputs, arrays, result, kept, kwargs)
-        assert result.node is not None
-        note(op, inputs, arrays, result.node)
+        note(op, inputs, arrays, result)
 
     tensor._record = recorded
     try:
@@ -230,6 +250,21 @@ def _double(x: Any) -> Any:
     if isinstance(x, np.ndarray):
         return np.array(x, np.float64 if x.dtype.kind == "f" else x.dtype, order="C")
     return np.dtype(np.float64) if isinstance(x, np.dtype) and x.kind == "f" else x
+
+
+def _frozen(x: Any) -> Any:
+    """The same memory as an array that cannot be written to: what a rule is given belongs to others, too."""
+    if isinstance(x, np.ndarray):
+        x = x.view()
+        x.flags.writeable = False
+    return x
+
+
+def _freeze(result: Tensor) -> None:
+    result.data = _frozen(result.data)
+    assert result.node is not None
+    if result.node.out is not None:
+        result.node.out = result.data
 
 
 def _disturb(result: Tensor, step: Step, noise: Noise) -> None:

@@ -1,6 +1,7 @@
 """What a gradient check found: to print, to paste into an assignment, to read by a program."""
 
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,8 +26,8 @@ class Blame:
     label: str = ""  # "batch_norm #2": which of them
 
     def __str__(self) -> str:
-        where = f"{self.label or self.op}, gradient of its input {self.input}" if self.input else self.op
-        return f"{where}: {self.pattern}"
+        what = f"{self.label}, gradient of its input {self.input}" if self.label else f"{self.op} {self.input}"
+        return f"{what.rstrip()}: {self.pattern}"
 
 
 @dataclass
@@ -69,7 +70,8 @@ class ParameterReport:
     def worst(self) -> int:
         """The position of the entry that is farthest off, measured in error bars; a wrong one if there is one."""
         f = self.findings
-        off = np.abs(f.analytic - f.numeric) / np.where(f.error > 0, f.error, 1)
+        with np.errstate(invalid="ignore"):  # inf - inf
+            off = np.abs(f.analytic - f.numeric) / np.where(f.error > 0, f.error, 1)
         rank = np.select([f.verdicts == v for v in ("wrong", "kink", "agree", "unresolved")], [4, 3, 2, 1], 0)
         off = np.where(np.isnan(off), np.inf, off)
         return int(np.lexsort((off, rank))[-1]) if len(off) else 0
@@ -78,10 +80,12 @@ class ParameterReport:
         """The measures that assignments ask for, over the checked entries.
 
         ``mean_absolute`` is mean |a - n|; ``normed`` is that over max(|a| + |n|); ``max_relative`` is the largest
-        |a - n| / max(eps, |a| + |n|), ``allclose`` whether all |a - n| <= 1e-7.
+        |a - n| / max(eps, |a| + |n|), ``allclose`` whether all |a - n| <= 1e-7. All are nan where a or n is not finite.
         """
         if not len(self.analytic):
             return {"mean_absolute": 0.0, "normed": 0.0, "max_relative": 0.0, "allclose": True}
+        if not np.isfinite([self.analytic, self.numeric]).all():
+            return {"mean_absolute": math.nan, "normed": math.nan, "max_relative": math.nan, "allclose": False}
         off, size = np.abs(self.analytic - self.numeric), np.abs(self.analytic) + np.abs(self.numeric)
         return {
             "mean_absolute": float(off.mean()),
@@ -98,7 +102,7 @@ class ParameterReport:
             return [*start, *["–"] * (len(COLUMNS) - len(start))]
         i = self.worst
         index = ", ".join(str(n) for n in f.probes.index(i, self.shape))
-        bar = f"{f.error[i]:.1e}" if f.error[i] > 1e-200 else "0"
+        bar = "0" if f.error[i] <= 1e-200 else f"{f.error[i]:.1e}"
         return [
             *start, f"[{index}]", f"{f.analytic[i]:.8g}", f"{f.numeric[i]:.8g}", bar,
             f"{m['mean_absolute']:.2e}", f"{m['max_relative']:.2e}", str(m["allclose"]),
@@ -111,11 +115,16 @@ class ParameterReport:
             values = {"analytic": f.analytic[i], "numeric": f.numeric[i], "error_bar": f.error[i]}
             values |= {"left": f.left[i], "right": f.right[i]}
             worst = {"index": list(f.probes.index(i, self.shape)), "verdict": str(f.verdicts[i])}
-            worst |= {k: float(v) if np.isfinite(v) else str(v) for k, v in values.items()}
+            worst |= {k: _number(v) for k, v in values.items()}
         return {
             "shape": list(self.shape), "verdict": self.verdict, "counts": self.counts, "worst": worst,
-            "reasons": self.reasons, "metrics": self.metrics(),
+            "reasons": self.reasons, "metrics": {k: _number(v) for k, v in self.metrics().items()},
         }  # fmt: skip
+
+
+def _number(x: Any) -> Any:
+    """As JSON knows it, which has no inf and nan."""
+    return x if isinstance(x, bool) else float(x) if np.isfinite(x) else str(x)
 
 
 @dataclass
@@ -124,6 +133,7 @@ class GradientReport:
 
     parameters: dict[str, ParameterReport]
     faults: list[Blame]
+    result: tuple[int, ...] = ()  # the shape of what f returned
     order: int = 1
     dtype: str = "float64"  # the model's; the check computes in float64
     seconds: float = 0.0
@@ -164,7 +174,10 @@ class GradientReport:
 
     def _notes(self) -> list[str]:
         notes = [f"{p.name}: {reason}" for p in self.parameters.values() for reason in p.reasons]
-        return notes + [f"also wrong: {fault}" for fault in self.faults[1:]]
+        notes += [f"also wrong: {fault}" for fault in self.faults[1:]]
+        if math.prod(self.result) != 1:
+            notes.append(f"f's result has shape {self.result}: its entries are weighted with random numbers and added")
+        return notes
 
     def __str__(self) -> str:
         rows = [list(COLUMNS), *[p.row() for p in self.parameters.values()]]
@@ -210,6 +223,6 @@ class GradientReport:
         shown = (0, 2, 3, 4, 5, 6, 7)  # what fits a terminal
         table = Table(*[COLUMNS[i] for i in shown])
         for p in self.parameters.values():
-            table.add_row(*[p.row()[i] for i in shown], style=colours[p.verdict])
+            table.add_row(*[Text(p.row()[i]) for i in shown], style=colours[p.verdict])
         title = Text(self.headline, style="bold green" if self.ok else "bold red")
         return Group(title, table, *[Text(note) for note in self._notes()])

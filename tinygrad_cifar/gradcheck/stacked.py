@@ -1,9 +1,8 @@
 """Many perturbed copies of a computation at once, from the changed leaf on.
 
 A *stacked* value carries K copies along a new leading axis; everything that the change does not reach stays a plain
-array. Most ops run on stacked arrays by their own forward, with axes shifted by one. What ``ways.py`` does not
-list is run
-copy by copy, which is slow and always right.
+array. Most ops run on stacked arrays by their own forward, with axes shifted by one. What ``ways.py`` does not list is
+run copy by copy, which is slow and always right.
 """
 
 from collections.abc import Callable, Iterable
@@ -37,9 +36,8 @@ def run(program: Program, leaf: int, change: Any, steps: Iterable[Step], watch: 
         arguments = [copies.get(-1 if s is None else s, a) for s, a in zip(step.sources, arguments, strict=True)]
         out = copies[step.slot] = forward(step, arguments, flags, program.values[step.slot])
         if isinstance(out, np.ndarray) and out.dtype.kind == "c" and out.flags.writeable:
-            out.real = program.values[
-                step.slot
-            ]  # a complex step changes it by rounding only, which chaos would amplify
+            # A complex step changes the real part by rounding only, which chaos would amplify.
+            out.real = program.values[step.slot]
         if watch:
             watch(step, arguments, flags, copies[step.slot])
     return dense(copies[program.out]) if program.out in copies else None

@@ -22,6 +22,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import DTypeLike
 
 from tinygrad_cifar.engine import grad
+from tinygrad_cifar.errors import GraphError
 from tinygrad_cifar.gradcheck.check import check_gradients
 from tinygrad_cifar.gradcheck.random_networks import CHOICES, RandomNetwork
 from tinygrad_cifar.tensor import Array, Op, Tensor
@@ -195,6 +196,8 @@ def _gradients(function: Any, arrays: dict[str, Array]) -> Any:
             out = function(*tensors)
         except ValueError:
             return None
+        if not isinstance(out, Tensor):
+            raise GraphError(f"check_op: the function must return a Tensor, not {type(out).__name__}.")
         if not out.requires_grad or not np.isfinite(out.data).all():
             return None
         above = np.random.default_rng(0).uniform(0.5, 2, out.shape).astype(out.dtype)
@@ -242,13 +245,18 @@ def _definitions(thing: Any, found: dict[str, str]) -> dict[str, str]:
     """{name: source} of a function or op and of what it refers to, each before it is used."""
     functions: dict[str, Any] = {"": thing}  # by the decorator that stands above them
     if isinstance(thing, Op):
-        functions = {"@tg.custom_op\n": thing.forward, f"@{thing.__name__}.gradient\n": thing.rule}
+        functions = {"@tg.custom_op\n": thing.forward}
+        if thing.rule is not None:
+            functions[f"@{thing.__name__}.gradient\n"] = thing.rule
     for function in functions.values():
         referred = inspect.getclosurevars(function)
         for name, value in [*referred.globals.items(), *referred.nonlocals.items()]:
             if name not in (*found, "np", "tg") and value is not thing:
                 _define(name, value, function.__module__, found)
-    found[thing.__name__] = "\n\n".join(decorator + _source(f) for decorator, f in functions.items())
+    sources = {decorator: _source(f) for decorator, f in functions.items()}
+    found[thing.__name__] = "\n\n".join(
+        (decorator if text.startswith("def ") else "") + text for decorator, text in sources.items()
+    )
     return found
 
 
@@ -260,11 +268,15 @@ def _define(name: str, value: Any, module: str, found: dict[str, str]) -> None:
     elif callable(value):
         found[name] = f"from {value.__module__} import {value.__name__} as {name}"
     else:
-        found[name] = f"{name} = {value!r}"
+        code = f"tg.Tensor({code_of(value.data)})" if isinstance(value, Tensor) else None
+        found[name] = f"{name} = {code or (code_of(value) if isinstance(value, np.ndarray) else repr(value))}"
 
 
 def _source(function: Any) -> str:
-    """The source of a function without its decorators."""
-    lines = textwrap.dedent(inspect.getsource(function)).splitlines()
+    """The source of a function without its decorators; a remark where there is none, as at some prompts."""
+    try:
+        lines = textwrap.dedent(inspect.getsource(function)).splitlines()
+    except OSError:
+        return f"...  # the source of {function.__name__} is not at hand\n"
     start = next((i for i, line in enumerate(lines) if line.startswith("def ")), 0)
     return "\n".join(lines[start:]) + "\n"

@@ -21,6 +21,7 @@ NARROW = 1e-3  # an error bar of at most this share of the value tells something
 EXACT = 2.0**-43  # rounding of a complex step relative to its value
 UNDERFLOW = 1e-230  # float64 ends at 1e-308, and a complex step is 1e-60
 SAFETY = 16  # times the largest rounding error seen in the imitations
+NEARER = 4.0**-7  # the largest step of a second ladder, relative to the entry itself
 BLOCK = 1024  # so many doubtful entries get a second opinion at a time
 SAME = 1e-9  # slopes to the left and right that differ by less, relatively, are one
 
@@ -50,10 +51,12 @@ class Sides:
             ties = has_ties(program)
             noisy = [program.gradients(upstream, Noise(rng, ties)) for _ in range(REPLICAS)]
             self.gradients = [np.stack(g) for g in zip(first, *noisy, strict=True)]
-            if _far(first, again):
-                self.raised = "two walks give different gradients: a rule draws at random, or changes what it is given"
+            if _far(program.values[program.out :], program.run()[program.out :]):
+                self.raised = "its forward draws at random: draw outside of the op, and pass in what was drawn"
+            elif _far(first, again):
+                self.raised = "two walks give different gradients: a rule draws at random, or keeps what it was given"
         except Exception as error:  # a user's rule may raise anything: that is a finding, not a failure of the check
-            self.raised = f"{type(error).__name__}: {error}"
+            self.raised = f"the rule fails: {type(error).__name__}: {error}"
             self.gradients = [np.full((1, *x.shape), np.nan) for x in program.leaves]
 
     def probe(self, leaf: int) -> Probe:
@@ -68,11 +71,11 @@ class Sides:
         probe = self.probe(leaf)
         runs = probes.of(self.gradients[leaf])
         analytic, blur = runs[0], _blur(runs)
-        if not probe.reaches:
+        if not probe.reaches or not len(probes):
             zeros = np.zeros(len(probes))
             return Findings(probes, analytic, zeros, zeros, zeros, zeros, _smooth(analytic, zeros, zeros, zeros))
         if not probe.analytic:
-            return _excused(probe, _climbed(probe, probes, analytic, blur), faulty)
+            return _excused(probe, _nearer(probe, _climbed(probe, probes, analytic, blur), blur), faulty)
         found = _stepped(probe, probes, analytic, blur)
         doubtful = np.flatnonzero(np.isin(found.verdicts, ["wrong", "unresolved"]))
         for start in range(0, 0 if self.raised else len(doubtful), BLOCK):
@@ -115,9 +118,16 @@ def _stepped(probe: Probe, probes: Probes, analytic: Array, blur: Array) -> Find
     return Findings(probes, analytic, right, error, left, right, verdicts)
 
 
-def _climbed(probe: Probe, probes: Probes, analytic: Array, blur: Array, exact: Findings | None = None) -> Findings:
+def _climbed(
+    probe: Probe,
+    probes: Probes,
+    analytic: Array,
+    blur: Array,
+    exact: Findings | None = None,
+    scale: float | Array | None = None,
+) -> Findings:
     """The verdicts by a ladder of real steps; ``exact`` ones, from complex steps, decide within its bars."""
-    s = probe.slopes(probes)
+    s = probe.slopes(probes, scale)
     error = s.error + blur
     verdicts = _smooth(analytic, blur, s.value, error)
     found = Findings(probes, analytic, s.value, error, s.left, s.right, verdicts)
@@ -134,6 +144,21 @@ def _climbed(probe: Probe, probes: Probes, analytic: Array, blur: Array, exact: 
     kinked = rough & ~same
     verdicts[kinked] = np.where(_between(analytic, s.left, s.right, gap), "kink", "wrong")[kinked]
     verdicts[~np.isfinite(gap) & rough] = "unresolved"
+    return found
+
+
+def _nearer(probe: Probe, found: Findings, blur: Array) -> Findings:
+    """A second opinion from smaller steps: the first may have gone over what f does close by, a stair or a pole."""
+    wrong = np.flatnonzero(found.verdicts == "wrong")
+    if not len(wrong) or isinstance(found.probes, Directions):
+        return found
+    some = found.probes[wrong]
+    size = np.abs(probe.value.ravel()[some.where])
+    scale = np.where((size > 0) & (size < probe.scale), size, probe.scale) * NEARER
+    fine = _climbed(probe, some, found.analytic[wrong], blur[wrong], scale=scale)
+    sure = fine.error < NARROW * np.abs(found.analytic - found.numeric)[wrong]
+    sure &= fine.verdicts != "wrong"
+    _merge(found, wrong[sure], _part(fine, sure))
     return found
 
 
@@ -178,7 +203,7 @@ def _merge(found: Findings, some: Array, part: Findings) -> None:
 
 
 def scaled(found: Findings, factor: float) -> Findings:
-    """All values times ``factor``."""
+    """All values times ``factor``, without signs of zeros."""
     names = ("analytic", "numeric", "left", "right")
-    values: dict[str, Any] = {name: getattr(found, name) * factor for name in names}
+    values: dict[str, Any] = {name: getattr(found, name) * factor + 0.0 for name in names}
     return replace(found, error=found.error * abs(factor), **values)

@@ -107,8 +107,7 @@ def _linear(step: Step, arguments: list[Any], flags: list[bool]) -> Array | None
     if _ndim(x, flags[0]) < 2:
         return None
     if flags[1]:
-        pad = x if not flags[0] else x.reshape(len(x), *x.shape[1:])
-        rows = pad if _ndim(x, flags[0]) == 2 else pad.reshape(*pad.shape[: flags[0]], -1, x.shape[-1])
+        rows = x if _ndim(x, flags[0]) == 2 else x.reshape(*x.shape[: flags[0]], -1, x.shape[-1])
         out = rows @ weight.swapaxes(-1, -2)
         out = out.reshape(len(weight), *x.shape[flags[0] : -1], weight.shape[1])
     else:
