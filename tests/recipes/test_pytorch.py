@@ -32,7 +32,6 @@ CONFIGS: dict[str, Config] = {
     "AdamW": BASE.with_settings(optimizer="adamw", weight_decay=0.1, lr=0.01, activation="gelu"),
     "RMSprop": BASE.with_settings(optimizer="rmsprop", momentum=0.5, lr=0.001, activation="tanh"),
     "AdaGrad": BASE.with_settings(optimizer="adagrad", lr=0.01, activation="leaky_relu"),
-    "Adam, classic is SGD's": BASE.with_settings(optimizer="adam", lr=0.01, momentum_form="classic"),
 }
 
 

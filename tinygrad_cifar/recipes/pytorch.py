@@ -91,7 +91,7 @@ class _Training:
         self.optimizer.zero_grad()
         cost = self.cross_entropy(self.model(torch.from_numpy(x)), torch.from_numpy(labels)) + self.penalty()
         cost.backward()
-        if self.config.optimizer == "sgd" and self.config.momentum_form == "classic":
+        if self.config.momentum_form == "classic":
             for parameter in self.model.parameters():
                 parameter.grad *= rate  # v <- mu v + rate g;  w <- w - v
             rate = 1.0
