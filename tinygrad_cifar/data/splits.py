@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from tinygrad_cifar.errors import ConfigError, DataError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+"""What the labels 0 to 9 mean."""
 CHANNELS, SIDE = 3, 32
 PIXELS = CHANNELS * SIDE * SIDE
 BATCH = 10_000

@@ -10,6 +10,7 @@ from tinygrad_cifar.data.splits import CHANNELS, PIXELS
 from tinygrad_cifar.errors import ConfigError, DtypeError, ShapeError
 
 KINDS = ("none", "scalar-mean", "mean", "pixel", "channel")
+"""What ``Standardiser.fit`` can do; its table says what each means."""
 _TILE = 4  # NumPy multiplies four rows at a time by four copies of a row in 60 % of the time of one by one
 _Table = NDArray[np.floating[Any]]
 

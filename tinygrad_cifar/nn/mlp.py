@@ -32,6 +32,7 @@ ACTIVATIONS: dict[str, type[Module]] = {
     "gelu": GELU,
     "softplus": Softplus,
 }
+"""The activations of ``mlp``, by name."""
 
 
 def mlp(
