@@ -260,19 +260,6 @@ def test_numpy_reduces_a_number_over_its_first_axis(name: str, settings: Any) ->
     assert (y.shape, y.item(), g.shape, g.item()) == ((), 2, (), 1)
 
 
-def test_norm_and_deviation_of_zeros_have_pytorchs_gradient(torch: Any) -> None:
-    """None at all, though the square root's is infinite there; its second derivative too."""
-    for x in (np.zeros(3), np.array([3.0, 0.0, 4.0]), np.array([1.0, np.nan, 2.0])):
-        for ours, theirs in ((np.linalg.norm, torch.linalg.norm), (np.std, lambda t: t.std(correction=0))):
-            t, u = Tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
-            y, expected = ours(t), theirs(u)
-            np.testing.assert_allclose(y.data, expected.detach(), rtol=1e-15)
-            (g,) = tg.grad(y, t, create_graph=True)
-            np.testing.assert_allclose(g.data, torch.autograd.grad(expected, u)[0], rtol=1e-14)
-            if not x.any():
-                assert tg.grad(g.sum(), t)[0].tolist() == [0, 0, 0]
-
-
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("ddof", [1, 2])
 def test_the_variance_of_too_few_numbers_is_not_a_number_and_so_is_its_slope(ddof: int) -> None:

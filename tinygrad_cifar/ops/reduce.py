@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from tinygrad_cifar.operators import unwrap
-from tinygrad_cifar.ops.elementwise import where
 from tinygrad_cifar.tensor import Array, Tensor, implements, op
 
 Axis = int | tuple[int, ...] | None
@@ -112,7 +111,7 @@ def _np_var(x: Tensor, axis: Axis = None, *, ddof: int = 0, keepdims: bool = Fal
 
 @implements(np.std)
 def _np_std(x: Tensor, axis: Axis = None, *, ddof: int = 0, keepdims: bool = False) -> Tensor:
-    return _root(var(x, axis=axis, ddof=ddof, keepdims=keepdims))
+    return var(x, axis=axis, ddof=ddof, keepdims=keepdims).sqrt()
 
 
 @implements(np.max)
@@ -130,10 +129,4 @@ def _np_min(x: Tensor, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
 @implements(np.linalg.norm)
 def _np_norm(x: Tensor) -> Tensor:
     """The Frobenius (or Euclidean) norm of all entries; no other norms."""
-    return _root(sum_(x * x))
-
-
-def _root(squares: Tensor) -> Tensor:
-    """The square root, without a gradient where it is 0 and the slope infinite (as PyTorch's norm and std)."""
-    zero = squares == 0
-    return where(zero, 0, where(zero, 1, squares).sqrt())
+    return sum_(x * x).sqrt()
