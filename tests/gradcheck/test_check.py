@@ -538,6 +538,16 @@ def test_rounding_to_float32_is_named() -> None:
     assert pattern_of(op, SCORES).endswith("rounded to float32?")
 
 
+def test_an_op_that_knows_one_precision_is_told_in_which_it_is_checked() -> None:
+    def doubled(x):
+        out = np.zeros(x.shape, np.float32)
+        out[...] = 2 * x
+        return out
+
+    x = Tensor(np.ones(3, np.float32), requires_grad=True)
+    assert "Checks compute in float64" in pattern_of(own(doubled, lambda g, out, x: (2 * g,), "doubled"), x)
+
+
 def overwrite_x(g, out, x):
     x[x > 0] = 1
     x[x <= 0] = 0
@@ -592,6 +602,11 @@ def test_inf_and_nan_are_shown_without_a_warning() -> None:
     assert "nan" in str(report)
     found = json.loads(report.to_json(), parse_constant=pytest.fail)
     assert found["parameters"]["[0]"]["metrics"]["max_relative"] == "nan"
+
+
+def test_a_small_share_is_not_rounded_to_nothing() -> None:
+    x = Tensor(np.r_[-1.0, np.ones(999)], requires_grad=True)
+    assert "; 0.1 % of 1000 entries prove nothing" in check_gradients(lambda: x.relu().sum(), [x]).headline
 
 
 def test_zeros_have_no_sign_and_a_single_result_no_weight() -> None:

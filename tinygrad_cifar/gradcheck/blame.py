@@ -80,4 +80,6 @@ def _raised(message: str) -> str:
         return "transposed"
     if "read-only" in message:
         return "changes in place what it is given, which others use as well: work on a copy"
+    if "DtypeError" in message:
+        return f"{message} (Checks compute in float64, so keep to the dtype of what is given.)"
     return message

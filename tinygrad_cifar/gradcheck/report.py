@@ -161,7 +161,8 @@ class GradientReport:
     def headline(self) -> str:
         """One line: the outcome and what it rests on."""
         total = sum(len(p.analytic) for p in self.parameters.values())
-        idle = f"{100 * (1 - self.proven):.0f} % of {total} entries prove nothing (zero or unresolved)"
+        share = 100 * (1 - self.proven)
+        idle = f"{share:{'.0f' if share >= 1 else '.1g'}} % of {total} entries prove nothing (zero or unresolved)"
         subject = "gradients" if self.order == 1 else "second derivatives"
         if self.blame:
             return f"WRONG {subject}. {self.blame}"
