@@ -217,6 +217,18 @@ def test_a_run_that_diverges_leaves_history_and_the_last_good_weights(
     assert np.isfinite(loss)
 
 
+def test_the_curves_say_that_the_data_are_synthetic(
+    tiny: Cifar10, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    draw = tg.viz.training_curves
+    monkeypatch.setattr(
+        tg.viz, "training_curves", lambda *args, **kwargs: drawn.append(draw(*args, **kwargs)) or drawn[-1]
+    )
+    run(SMALL.with_settings(epochs=1), tmp_path / "run", data=tiny)
+    assert drawn[0].get_suptitle().replace("\u00a0", " ").startswith("SYNTHETIC DATA · network")
+
+
 def test_a_run_in_a_thread(tiny: Cifar10) -> None:
     results: list[Result] = []
     thread = threading.Thread(target=lambda: results.append(run(SMALL, data=tiny)))

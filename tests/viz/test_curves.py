@@ -55,6 +55,7 @@ def test_the_title_is_the_configuration() -> None:
     picture = tg.viz.training_curves(HISTORY, config=dict.fromkeys("abcdefghij", "a value of some length"))
     lines = picture.get_suptitle().split("\n")
     assert len(lines) > 1
+    assert max(map(len, lines)) < 1.5 * min(map(len, lines))
     assert all(line.strip(" ·") == line for line in lines)
     assert picture.get_suptitle().count("a\u00a0value\u00a0of\u00a0some\u00a0length") == 10
 

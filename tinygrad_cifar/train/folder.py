@@ -85,7 +85,8 @@ class RunFolder(Watcher):
             from tinygrad_cifar.viz import training_curves
 
             picture = BytesIO()
-            title = {"network": self.config.title, **_worth_a_title(self.config)}
+            config = self.config
+            title = {"SYNTHETIC DATA": config.synthetic, "network": config.title, **_worth_a_title(config)}
             training_curves(history.columns(), config=title).savefig(picture, format="png")
             self.write("curves.png", picture.getvalue())
 
@@ -171,6 +172,6 @@ def _processor() -> str:
 
 
 def _worth_a_title(config: Config) -> dict[str, Any]:
-    """What distinguishes the run, without what the network's name or the folder says already."""
+    """What else distinguishes the run: not what the title begins with, nor where the data lie."""
     said = {"hidden", "batch_norm", "data", "synthetic"}
     return {name: value for name, value in config.changed().items() if name not in said} | {"seed": config.seed}

@@ -72,9 +72,10 @@ def describe(config: Mapping[str, object]) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def _wrapped(line: str, width: int = 115) -> str:
-    """Broken between settings, never inside one."""
-    whole = textwrap.wrap(line.replace(" ", "\u00a0").replace("\u00a0·\u00a0", " · "), width, break_on_hyphens=False)
+def _wrapped(line: str, width: int = 125) -> str:
+    """Broken between settings, never inside one, into as few lines as will do, of about the same length."""
+    line = line.replace(" ", "\u00a0").replace("\u00a0·\u00a0", " · ")
+    whole = min((textwrap.wrap(line, w, break_on_hyphens=False) for w in range(1, width + 1)), key=len)
     return "\n".join(part.removesuffix(" ·").removeprefix("· ") for part in whole)
 
 
