@@ -513,6 +513,12 @@ def test_a_cross_entropy_of_ones_own(name: str, wrong, pattern: str) -> None:
     assert pattern_of(op, SCORES, y=LABELS) == pattern
 
 
+@pytest.mark.parametrize("axis", [None, (0, 1), "rows"])
+def test_an_axis_may_be_anything(axis) -> None:
+    op = own(lambda x, *, axis: x.sum(), lambda g, out, x, axis: (g + np.arange(24.0).reshape(6, 4),), "total")
+    assert pattern_of(op, SCORES, axis=axis).startswith("no known pattern")
+
+
 def test_gammas_gradient_is_blamed_where_x_is_constant() -> None:
     gamma, beta = leaf(1.0, 2.0, 3.0, 4.0), leaf(0.0, 0.0, 0.0, 0.0)
     with installed(wrong("batch_norm", "gamma's gradient not standardised")):

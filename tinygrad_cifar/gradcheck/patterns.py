@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -130,6 +129,7 @@ def _array_factor(w: Wrong) -> str | None:
 def _terms(w: Wrong) -> str | None:
     """Which of the terms of a known formula is missing, or has a wrong factor."""
     axis = w.step.kwargs.get("axis", -1)
+    axis = axis if isinstance(axis, int) else -1
     for formula in FORMULAS if w.first else ():
         for terms in (formula(w, axis), formula(w, 0)):  # in rows, in columns
             if terms and (text := _off(w, {name: w.at(term) for name, term in terms.items()})):
@@ -158,7 +158,7 @@ def _name_term(w: Wrong, name: str, c: float) -> str:
 Terms = dict[str, Array]  # empty where the formula is not that of this op
 
 
-def _batch_norm_terms(w: Wrong, axis: Any) -> Terms:
+def _batch_norm_terms(w: Wrong, axis: int) -> Terms:
     """Of (x - mean) / sqrt(var + eps), perhaps times gamma, with moments along the other axis."""
     x, gamma = w.inputs[w.step.op.inputs[0]], next(iter([*w.inputs.values()][1:]), 1.0)
     if x.ndim != 2 or w.out.shape != x.shape or axis not in (0, -1) or not _broadcasts(np.shape(gamma), x.shape):
@@ -174,14 +174,14 @@ def _batch_norm_terms(w: Wrong, axis: Any) -> Terms:
     }
 
 
-def _softmax_terms(w: Wrong, axis: Any) -> Terms:
+def _softmax_terms(w: Wrong, axis: int) -> Terms:
     if w.out.shape != w.shape or not w.shape:
         return {}
     total = (w.upstream * w.out).sum(axis, keepdims=True)
     return {"direct path": w.out * w.upstream, "path through the sum": -w.out * total}
 
 
-def _softmax_jacobian(w: Wrong, axis: Any) -> Terms:
+def _softmax_jacobian(w: Wrong, axis: int) -> Terms:
     """The same, cut otherwise: by the own score and by those of the other classes."""
     if w.out.shape != w.shape or not w.shape:
         return {}
@@ -189,15 +189,21 @@ def _softmax_jacobian(w: Wrong, axis: Any) -> Terms:
     return {"own class": own * (1 - w.out), "cross terms": -w.out * (own.sum(axis, keepdims=True) - own)}
 
 
-def _log_softmax_terms(w: Wrong, axis: Any) -> Terms:
+def _log_softmax_terms(w: Wrong, axis: int) -> Terms:
     if w.out.shape != w.shape or not w.shape:
         return {}
     return {"direct path": w.upstream, "path through the sum": -np.exp(w.out) * w.upstream.sum(axis, keepdims=True)}
 
 
-def _cross_entropy_terms(w: Wrong, axis: Any) -> Terms:
+def _cross_entropy_terms(w: Wrong, axis: int) -> Terms:
     z, (_, labels) = w.inputs[w.step.op.inputs[0]], _labels(w)
-    if w.out.shape or z.ndim != 2 or len(labels) * z.shape[axis] != z.size or labels.max() >= z.shape[axis]:
+    if (
+        not len(labels)
+        or w.out.shape
+        or z.ndim != 2
+        or len(labels) * z.shape[axis] != z.size
+        or labels.max() >= z.shape[axis]
+    ):
         return {}
     p = np.exp(z - z.max(axis, keepdims=True))
     p /= p.sum(axis, keepdims=True)
@@ -207,7 +213,7 @@ def _cross_entropy_terms(w: Wrong, axis: Any) -> Terms:
     }  # fmt: skip
 
 
-FORMULAS: list[Callable[[Wrong, Any], Terms]] = [
+FORMULAS: list[Callable[[Wrong, int], Terms]] = [
     _batch_norm_terms, _softmax_terms, _softmax_jacobian, _log_softmax_terms, _cross_entropy_terms,
 ]  # fmt: skip
 
