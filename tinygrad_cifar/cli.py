@@ -108,12 +108,15 @@ def with_settings(*wanted: str) -> Callable[[Callable[..., None]], Callable[...,
 
 
 Preset = _words("Preset", PRESETS)
+ABOUT_THE_RUN = {"data", "synthetic", "seed"}  # settings that make no other experiment of it
 
 
 def _base_options(
     preset: Annotated[
         Preset | None,  # type: ignore[valid-type]
-        typer.Option(help=f"start from a network of the documents (default {DEFAULT}, if no setting is given)"),
+        typer.Option(
+            help=f"start from a network of the documents (default {DEFAULT}, if only images and seed are set)"
+        ),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="start from the config.json of a run", exists=True, dir_okay=False)
@@ -124,7 +127,7 @@ def _base_options(
 def _config(preset: Enum | None, file: Path | None, settings: dict[str, Any]) -> Config:
     if preset and file:
         raise ConfigError("--preset and --config both say where to start from: give one of them.")
-    if preset or not (file or settings):
+    if preset or not (file or settings.keys() - ABOUT_THE_RUN):
         base = PRESETS[preset.value if preset else DEFAULT]
     else:
         base = _from_file(file) if file else Config()

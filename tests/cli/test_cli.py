@@ -129,6 +129,9 @@ def test_presets_with_other_settings(preset: str) -> None:
 
 def test_without_any_setting_the_default_preset_is_trained() -> None:
     assert cli._config(None, None, {}) == PRESETS["three-layer-bn"]
+    assert cli._config(None, None, {"seed": 7, "synthetic": True}) == PRESETS["three-layer-bn"].with_settings(
+        seed=7, synthetic=True
+    )
     assert cli._config(None, None, {"hidden": "50"}) == Config(hidden=(50,))
 
 
