@@ -149,16 +149,16 @@ def _climbed(
 
 def _nearer(probe: Probe, found: Findings, blur: Array) -> Findings:
     """A second opinion from smaller steps: the first may have gone over what f does close by, a stair or a pole."""
-    wrong = np.flatnonzero(found.verdicts == "wrong")
-    if not len(wrong) or isinstance(found.probes, Directions):
+    doubtful = np.flatnonzero(np.isin(found.verdicts, ["wrong", "unresolved"]))
+    if not len(doubtful) or isinstance(found.probes, Directions):
         return found
-    some = found.probes[wrong]
+    some, wrong = found.probes[doubtful], found.verdicts[doubtful] == "wrong"
     size = np.abs(probe.value.ravel()[some.where])
     scale = np.where((size > 0) & (size < probe.scale), size, probe.scale) * NEARER
-    fine = _climbed(probe, some, found.analytic[wrong], blur[wrong], scale=scale)
-    sure = fine.error < NARROW * np.abs(found.analytic - found.numeric)[wrong]
-    sure &= fine.verdicts != "wrong"
-    _merge(found, wrong[sure], _part(fine, sure))
+    fine = _climbed(probe, some, found.analytic[doubtful], blur[doubtful], scale=scale)
+    precise = fine.error < NARROW * np.abs(found.analytic - found.numeric)[doubtful]
+    sure = np.where(wrong, precise & (fine.verdicts != "wrong"), fine.verdicts == "agree")
+    _merge(found, doubtful[sure], _part(fine, sure))
     return found
 
 
