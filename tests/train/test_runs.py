@@ -125,7 +125,7 @@ def test_what_cannot_be_loaded(tmp_path: Path, folder: Path) -> None:
         load_run(tmp_path)
     header = b'{"x":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
     file.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
-    with pytest.raises(CheckpointError, match="bfloat16|without the configuration"):  # JAX gives NumPy that dtype
+    with pytest.raises(CheckpointError, match=r"bfloat16|without the configuration"):  # JAX gives NumPy that dtype
         load_run(tmp_path)
     weights = {"0.weight": np.zeros((10, 3072), np.float32)}
     file.write_bytes(save(weights))
