@@ -55,6 +55,7 @@ class Program:
         self.run = self._compiled([line.code for line in self.lines], {})
         for root in self.roots:
             root.array = root.snapshot = _NOTHING  # what the recording computed is not needed any more
+        self.around.arrays.clear()  # nor are its copies
 
     def __str__(self) -> str:
         count = sum(line.op is not None for line in self.lines)

@@ -152,7 +152,7 @@ class Draws:
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._generator, name)
         if _tracer and not callable(found):
-            _tracer.refuse("the random streams are set back here, which a replay would not do. Do it outside.")
+            _tracer.refuse(_SET_BACK)
         return functools.partial(_drawn, found, Draw(self._stream, name)) if callable(found) else found
 
 
@@ -168,7 +168,7 @@ class Random(dict[str, Any]):
 
     def __delitem__(self, name: str) -> None:
         if _tracer:
-            _tracer.refuse("the random streams are set back here, which a replay would not do. Do it outside.")
+            _tracer.refuse(_SET_BACK)
         super().__delitem__(name)
 
 
@@ -410,6 +410,7 @@ _LEAVES = (
     "takes a value out of the arrays while the step is recorded, and a replay would repeat today's value. Return it "
     "from the step as an array or Tensor and read it there, or leave the step uncompiled."
 )
+_SET_BACK = "the random streams are set back here, which a replay would not do. Do it outside."
 _CHANGES = "changes an array in a way that is not recorded. Use a NumPy function that returns a new array."
 _UNSAID = {"dtype": None, "where": True}  # NumPy's defaults, which some of its functions pass on
 

@@ -174,8 +174,13 @@ def _batch_norm_terms(w: Wrong, axis: int) -> Terms:
     }
 
 
+def _entry_by_entry(w: Wrong) -> bool:
+    """Whether the result has an entry for each of the input's, as a softmax has."""
+    return bool(w.shape) and w.out.shape == w.shape
+
+
 def _softmax_terms(w: Wrong, axis: int) -> Terms:
-    if w.out.shape != w.shape or not w.shape:
+    if not _entry_by_entry(w):
         return {}
     total = (w.upstream * w.out).sum(axis, keepdims=True)
     return {"direct path": w.out * w.upstream, "path through the sum": -w.out * total}
@@ -183,14 +188,14 @@ def _softmax_terms(w: Wrong, axis: int) -> Terms:
 
 def _softmax_jacobian(w: Wrong, axis: int) -> Terms:
     """The same, cut otherwise: by the own score and by those of the other classes."""
-    if w.out.shape != w.shape or not w.shape:
+    if not _entry_by_entry(w):
         return {}
     own = w.out * w.upstream
     return {"own class": own * (1 - w.out), "cross terms": -w.out * (own.sum(axis, keepdims=True) - own)}
 
 
 def _log_softmax_terms(w: Wrong, axis: int) -> Terms:
-    if w.out.shape != w.shape or not w.shape:
+    if not _entry_by_entry(w):
         return {}
     return {"direct path": w.upstream, "path through the sum": -np.exp(w.out) * w.upstream.sum(axis, keepdims=True)}
 

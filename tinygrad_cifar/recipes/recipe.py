@@ -48,6 +48,10 @@ class Group(list[Run]):
         """The standard deviation of the accuracy in per cent over the repeats (divided by their number)."""
         return pstdev(self.accuracies(split, best) or [float("nan")])
 
+    def test_losses(self) -> list[float]:
+        """The loss on the test images at the last epoch, of the runs that did not diverge."""
+        return [run.test["loss"][-1] for run in self if not run.failed]
+
     def final_test(self, column: str) -> float:
         """The mean over the repeats of "loss" or "accuracy" on the test images at the last epoch; as ``final``."""
         return fmean(float("inf") if run.failed else run.test[column][-1] for run in self)

@@ -174,8 +174,7 @@ def after_training(recipe: Recipe, results: Results, data: Cifar10) -> Iterator[
     """Loss and accuracy on the test images after the last epoch."""
     rows = []
     for label, group in results.items():
-        losses = [run.test["loss"][-1] for run in group if not run.failed]
-        rows.append([label, spread(losses, 3), spread(group.accuracies("test"))])
+        rows.append([label, spread(group.test_losses(), 3), spread(group.accuracies("test"))])
     yield Table(("setting", "test loss", "test accuracy (%)"), rows, f"After the last epoch, {_seeds(results)}.")
 
 

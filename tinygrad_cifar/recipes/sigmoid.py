@@ -4,7 +4,7 @@ from math import sqrt
 from statistics import fmean, pvariance
 
 from tinygrad_cifar.recipes import gradients, shows
-from tinygrad_cifar.recipes.recipe import Claim, Document, Group, Recipe, Setting
+from tinygrad_cifar.recipes.recipe import Claim, Document, Recipe, Setting
 from tinygrad_cifar.train import Config
 
 BASE = Config(
@@ -14,10 +14,6 @@ BASE = Config(
 ADAM = BASE.with_settings(optimizer="adam")
 RATES = (0.001, 0.01, 0.1, 0.2, 0.3, 0.5)
 REPEATS = 10
-
-
-def _test_losses(group: Group) -> list[float]:
-    return [run.test["loss"][-1] for run in group if not run.failed]
 
 
 def _clearly_below(less: list[float], more: list[float]) -> bool:
@@ -95,7 +91,7 @@ SIGMOID = Document(
                       lambda r: r["k=0.1"].final("train_loss") < r["k=0.01"].final("train_loss")
                       < r["k=0.0001"].final("train_loss")),
                 Claim("A larger k ends with a lower loss on the test images, by more than the noise of seeds.",
-                      lambda r: _clearly_below(_test_losses(r["k=0.1"]), _test_losses(r["k=0.0001"]))),
+                      lambda r: _clearly_below(r["k=0.1"].test_losses(), r["k=0.0001"].test_losses())),
             ),
             ("The document's caption calls the decay rates regularisation parameter values.",),
             repeats=REPEATS,
