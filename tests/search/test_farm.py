@@ -98,7 +98,9 @@ def test_a_study_of_another_program_is_left_alone() -> None:
     needs_optuna()
     import optuna
 
-    theirs = optuna.create_study(study_name="search", storage="sqlite:///s.db")
+    from tinygrad_cifar.search.storage import open_storage
+
+    theirs = optuna.create_study(study_name="search", storage=open_storage("s.db"))
     theirs.add_trial(optuna.create_trial(value=1.0))
     for ask in (lambda: load("search", "s.db"), lambda: search({"lr": [0.1]}, SMALL, storage="s.db")):
         with pytest.raises(SearchError, match="of another program: take another name"):

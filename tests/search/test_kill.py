@@ -16,6 +16,7 @@ pytest.importorskip("optuna", reason="needs Optuna: pip install 'tinygrad-cifar[
 
 from tests.search.crowd import NAME, PLAN, TRIALS
 from tinygrad_cifar.search import Study, load
+from tinygrad_cifar.search.storage import open_storage
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,7 +78,7 @@ def test_seventy_trials_killed_five_times(tmp_path: Path, start: Start) -> None:
         for config in [PLAN.configuration(key)]
     }, "a trial that is done again has the settings and the seed that it had"
     assert len(begun) <= TRIALS + 10, "only what was under way is done again"
-    attempts = optuna.load_study(study_name=NAME, storage=f"sqlite:///{storage}").trials
+    attempts = optuna.load_study(study_name=NAME, storage=open_storage(str(storage))).trials
     complete = Counter(t.user_attrs["key"] for t in attempts if t.state is optuna.trial.TrialState.COMPLETE)
     assert complete == Counter(PLAN.points())
 

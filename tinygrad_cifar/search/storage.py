@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from json import JSONDecodeError
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from tinygrad_cifar.errors import SearchError
 from tinygrad_cifar.search.plan import Plan
@@ -42,10 +44,12 @@ def open_storage(storage: str) -> optuna.storages.BaseStorage:
 
 def _open_database(url: str) -> optuna.storages.BaseStorage:
     """Two processes that create the tables of a new database at the same time may trip over each other: once more."""
-    waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    settings: dict[str, Any] = {"poolclass": NullPool}  # a pool's connections would stay open, as nobody closes a study
+    if url.startswith("sqlite"):
+        settings["connect_args"] = {"timeout": 60}
     for attempt in range(ATTEMPTS):
         try:
-            return optuna.storages.RDBStorage(url, engine_kwargs=waiting)
+            return optuna.storages.RDBStorage(url, engine_kwargs=settings)
         except SQLAlchemyError as error:
             twice = isinstance(error, IntegrityError) or "already exists" in str(error)
             if not twice or attempt == ATTEMPTS - 1:
