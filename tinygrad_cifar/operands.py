@@ -90,14 +90,31 @@ def check_precision(op: "Op", arrays: list[Any], out: Array) -> None:
 
 
 def check_finite(op: "Op", inputs: tuple[Any, ...], arrays: list[Any], out: Array) -> None:
-    if np.isfinite(out).all() or not all(np.isfinite(a).all() for a in arrays):
+    """Complain of the first inf or nan, and of a nan that comes in; an inf that comes in may be meant, as a mask."""
+    if np.isfinite(out).all():
         return
-    operands = ", ".join(describe(x) for x in inputs)
-    entry = tuple(int(i) for i in np.argwhere(~np.isfinite(out))[0])
+    call = f"{op.name}({', '.join(describe(x) for x in inputs)})"
+    nan = np.isnan(out)
+    finite = all(np.isfinite(a).all() for a in arrays)
+    if nan.any():
+        for x, a in zip(inputs, arrays, strict=True):
+            if np.isnan(a).any():
+                raise NonFiniteError(
+                    f"{call} is the first op that meets a nan, which is there before it: entry {_first(np.isnan(a))} "
+                    f"of {describe(x)}. Look at where that comes from: data, weights that were loaded."
+                )
+    elif not finite:
+        return
+    entry = _first(nan if nan.any() else ~np.isfinite(out))
     raise NonFiniteError(
-        f"{op.name}({operands}) is the first op whose result is not finite: entry {entry} is {out[entry]}, "
-        "although all its inputs are finite. Check its inputs' range, the learning rate and the initialisation."
+        f"{call} is the first op whose result is not {'finite' if finite else 'a number'}: entry {entry} is "
+        f"{out[entry]}, although {'all its inputs are finite' if finite else 'none of its inputs is nan'}. Check its "
+        "inputs' range, the learning rate and the initialisation."
     )
+
+
+def _first(wrong: Any) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.argwhere(wrong)[0])
 
 
 def describe(x: Any) -> str:

@@ -935,7 +935,17 @@ def test_detect_anomaly_names_the_first_op() -> None:
         with pytest.raises(NonFiniteError, match=r"gradient of sqrt, input 0 \(x\)"):
             root.backward(np.ones(2))
         (np.log(leaf(float("inf"))) + 1).backward()  # what comes in infinite is not this op's fault
+        masked = np.where([True, False], -np.inf, x)
+        with pytest.raises(NonFiniteError, match=r"subtract\(select .*not a number: entry \(0,\) is nan"):
+            masked - masked
     np.log(x)  # and outside it is NumPy's business
+
+
+def test_detect_anomaly_names_the_nan_that_was_there_before() -> None:
+    pixels, weight = leaf(1.0, float("nan")), leaf(2.0, 3.0)
+    pixels.name = "pixels"
+    with tg.detect_anomaly(), pytest.raises(NonFiniteError, match=r"first op that meets a nan.*entry \(1,\) of pixels"):
+        (weight * pixels).sum().backward()
 
 
 def test_detect_anomaly_with_lists_numbers_and_create_graph() -> None:

@@ -1,5 +1,7 @@
 """The flat machinery: packing, segments, parameters without gradient, adoption, saving, clipping."""
 
+import copy
+import pickle
 from typing import Any
 
 import numpy as np
@@ -198,6 +200,19 @@ def test_resuming_is_bit_identical(make: Any) -> None:
         np.testing.assert_array_equal(array, again.state_dict()[name])
     for name, value in optimizer.state_dict().items():
         np.testing.assert_array_equal(value, resumed.state_dict()[name])
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+@pytest.mark.parametrize("make", [optim.Adam, lambda p: optim.SGD(p, lr=0.1, momentum=0.9)])
+def test_a_copy_of_model_and_optimiser_goes_on_like_the_original(make: Any, copied: Any) -> None:
+    model = nn.mlp([6, 5, 3], batch_norm=True)
+    optimizer = make(model.parameters())
+    train(model, optimizer, 3)
+    twin, its_optimizer = copied((model, optimizer))
+    for m, o in ((twin, its_optimizer), (model, optimizer)):
+        train(m, o, 3, seed=1)
+    assert all(np.array_equal(array, twin.state_dict()[name]) for name, array in model.state_dict().items())
+    assert not np.shares_memory(model[0].weight.data, twin[0].weight.data)
 
 
 def test_a_state_dict_that_does_not_fit_is_refused() -> None:

@@ -113,6 +113,13 @@ def test_cycles_that_are_no_whole_number_of_epochs() -> None:
         Config(schedule="triangular", n_s=1000, cycles=2).resolved(45_000)
 
 
+def test_cycles_begin_after_the_warm_up() -> None:
+    config = Config(schedule="triangular", n_s=450, cycles=2, warm_up=900)
+    assert config.resolved(45_000).epochs == 2 + 4
+    with pytest.raises(ConfigError, match=r"after warm_up=100 are 4\.22 epochs.*multiple of 225, warm_up of 450"):
+        dataclasses.replace(config, warm_up=100).resolved(45_000)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

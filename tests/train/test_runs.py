@@ -3,6 +3,7 @@ import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -193,6 +194,23 @@ def test_ctrl_c_leaves_a_complete_folder(tiny: Cifar10, tmp_path: Path) -> None:
     assert "INTERRUPTED by Ctrl-C after 2 epochs, 11 steps" in (tmp_path / "run" / "summary.txt").read_text()
     model, _ = load_run(tmp_path / "run")
     assert np.array_equal(model.state_dict()["0.weight"], result.model.state_dict()["0.weight"])
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_after_the_last_epoch_waits_for_the_results(
+    tiny: Cifar10, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed(*given: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        monkeypatch.undo()
+        return evaluate(*given)
+
+    monkeypatch.setattr("tinygrad_cifar.train.runs.evaluate", pressed)
+    result = run(SMALL, tmp_path / "run", data=tiny)
+    assert result.interrupted  # so that a loop of runs ends
+    assert len(result.history) == SMALL.epochs
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
+    assert "Trained after 3 epochs" in (tmp_path / "run" / "summary.txt").read_text()
 
 
 @pytest.mark.parametrize("epochs", [0, 2])

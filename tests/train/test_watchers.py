@@ -49,6 +49,19 @@ def test_an_incomplete_cycle_is_warned_of() -> None:
     assert note.endswith("Complete cycles: 2 in 20 epochs.")
 
 
+def test_cycles_count_from_the_end_of_the_warm_up_and_of_an_earlier_training(tiny: Cifar10) -> None:
+    lines = io.StringIO()
+    run(CYCLIC.with_settings(warm_up=8, cycles=None, epochs=2), data=tiny, watchers=(progress(lines),))
+    assert "(2 epochs x 8 steps - 8 of warm-up)" in lines.getvalue()
+    schedule = triangular(0, 1, 10)
+    assert cycles_note(schedule, 2, 8, -4).startswith("warning: 0.60 cycles")
+    assert cycles_note(schedule, 2, 8, -4).endswith("Complete cycles: 1 in 3 epochs.")
+    assert cycles_note(schedule, 2, 8, 24) == (
+        "complete cycles of the learning rate: 2 = (2 epochs x 8 steps + 24 made before) / (2 x n_s=10)"
+    )
+    assert cycles_note(schedule, 1, 2, 20).endswith("Complete cycles: 2 in 10 epochs.")
+
+
 def test_clock() -> None:
     assert [clock(s) for s in (0, 59.6, 75, 3600)] == ["0:00", "1:00", "1:15", "60:00"]
 

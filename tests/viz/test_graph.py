@@ -97,6 +97,8 @@ def test_settings_are_shown_where_they_differ_from_the_defaults() -> None:
     assert "sum axis=1, keepdims=True" in words
     assert "getitem index=(array (1,), 0)" in words
     assert words.endswith("| sum | output () float64 = 3")
+    words = " | ".join(boxes(tg.viz.graph(t[:, 1:][..., ::-2])).values())
+    assert "getitem index=(:, 1:) | getitem index=(Ellipsis, ::-2)" in words
 
 
 def test_a_module_of_several_ops_is_framed() -> None:

@@ -198,6 +198,16 @@ class Optimizer:
             view[...] = values[name]
         self._present = []  # step counts may differ now, so the segments may too
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, in which the parameters would be views of the flat arrays no longer."""
+        own = {name: value for name, value in vars(self).items() if name not in ("_slots", "_present", "_segments")}
+        return {"own": own, "params": [slot.tensor for slot in self._slots], "saved": self.state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state["own"], _segments=[])
+        self._slots = _pack(state["params"], self.state_names)
+        self.load_state_dict(state["saved"])
+
     def _state_views(self) -> Iterator[tuple[str, Array]]:
         for name in self.state_names:
             for i, slot in enumerate(self._slots):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from tinygrad_cifar.train.config import Config
 from tinygrad_cifar.train.evaluation import CHUNK, Evaluation, evaluate
 from tinygrad_cifar.train.folder import RunFolder
 from tinygrad_cifar.train.history import History
-from tinygrad_cifar.train.trainer import Trainer, Watcher
+from tinygrad_cifar.train.trainer import Trainer, Watcher, ctrl_c
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Result:
         train, val, test: of the final weights, in evaluation mode; "train" covers all training images.
         best_epoch, best_test: the epoch of the highest validation accuracy, and the test score of its weights.
         source, is_synthetic: where the images came from.
-        interrupted: Ctrl-C ended the training early.
+        interrupted: Ctrl-C ended the training early, or was pressed while its end was measured.
     """
 
     config: Config
@@ -142,12 +143,14 @@ def run(
             kept.write("summary.txt", f"{described}\n\nFAILED: {error}\n")
             kept.draw(trainer.history)
         raise
-    result = _result(config, trainer, data, in_order)
-    if kept:
-        kept.write("results.json", json.dumps(numbers(result), indent=2) + "\n")
-        kept.write("summary.txt", f"{described}\n\n{_outcome(result)}\n")
-        kept.draw(trainer.history)
-    return result
+    # The first Ctrl-C waits for the last second as well, in which all that was trained is measured and drawn.
+    with nullcontext() if trainer.interrupted else ctrl_c() as pressed:
+        result = _result(config, trainer, data, in_order)
+        if kept:
+            kept.write("results.json", json.dumps(numbers(result), indent=2) + "\n")
+            kept.write("summary.txt", f"{described}\n\n{_outcome(result)}\n")
+            kept.draw(trainer.history)
+    return dataclasses.replace(result, interrupted=pressed is None or pressed())
 
 
 def evaluation_batches(config: Config, data: Cifar10, split: Split) -> Batches:

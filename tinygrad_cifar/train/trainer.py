@@ -127,7 +127,7 @@ class Trainer:
         """
         # Whether numbers are finite is checked at every step, so NumPy need not warn of it as well.
         quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
-        with ExitStack() as ends, _ctrl_c() as pressed, quiet:
+        with ExitStack() as ends, ctrl_c() as pressed, quiet:
             for watcher in watchers:
                 watcher.begin(self, epochs, len(train))
                 ends.callback(watcher.end, self)
@@ -252,7 +252,7 @@ class _Snapshot:
 
 
 @contextmanager
-def _ctrl_c() -> Iterator[Callable[[], bool]]:
+def ctrl_c() -> Iterator[Callable[[], bool]]:
     """Inside, the first Ctrl-C only makes the function that is yielded return True; the second one is as ever."""
     asked = threading.Event()
     before = signal.getsignal(signal.SIGINT)

@@ -4,7 +4,7 @@ import sys
 import time
 from typing import TextIO
 
-from tinygrad_cifar.optim.schedules import triangular
+from tinygrad_cifar.optim.schedules import triangular, warm_up
 from tinygrad_cifar.train.history import Epoch
 from tinygrad_cifar.train.trainer import Average, Trainer, Watcher
 
@@ -20,8 +20,12 @@ class Lines(Watcher):
     def begin(self, trainer: Trainer, epochs: int, steps_per_epoch: int) -> None:
         self.last = len(trainer.history) + epochs
         self.first, self.start = len(trainer.history), time.perf_counter()
-        if isinstance(trainer.schedule, triangular):
-            self.say(cycles_note(trainer.schedule, epochs, steps_per_epoch))
+        schedule, before = trainer.schedule, trainer.steps
+        if isinstance(schedule, warm_up):
+            before -= schedule.steps
+            schedule = schedule.schedule
+        if isinstance(schedule, triangular):
+            self.say(cycles_note(schedule, epochs, steps_per_epoch, before))
 
     def epoch(self, trainer: Trainer, row: Epoch) -> None:
         each = (time.perf_counter() - self.start) / (row.epoch - self.first)
@@ -70,16 +74,23 @@ def progress(stream: TextIO | None = None) -> Lines:
     return Bar(stream) if shown and shown.isatty() else Lines(stream)
 
 
-def cycles_note(schedule: triangular, epochs: int, steps_per_epoch: int) -> str:
-    """How many cycles the training makes, and a warning where the last one is incomplete."""
-    cycles = schedule.complete_cycles(epochs, steps_per_epoch, 1)
-    arithmetic = f"{epochs} epochs x {steps_per_epoch} steps / (2 x n_s={schedule.n_s})"
+def cycles_note(schedule: triangular, epochs: int, steps_per_epoch: int, before: int = 0) -> str:
+    """How many cycles the training makes, and a warning where the last one is incomplete.
+
+    ``before``: steps of the schedule that an earlier training made; less than 0 if a warm-up comes first.
+    """
+    cycle = 2 * schedule.n_s
+    cycles = (before + epochs * steps_per_epoch) / cycle
+    steps = f"{epochs} epochs x {steps_per_epoch} steps"
+    if before:
+        steps = f"({steps} + {before} made before)" if before > 0 else f"({steps} - {-before} of warm-up)"
+    arithmetic = f"{steps} / (2 x n_s={schedule.n_s})"
     if cycles == int(cycles):
         return f"complete cycles of the learning rate: {cycles:.0f} = {arithmetic}"
-    whole = max(round(cycles), 1)
+    whole = max(round(cycles), before // cycle + 1, 1)
     return (
         f"warning: {cycles:.2f} cycles of the learning rate = {arithmetic}: the last one is incomplete, so training "
-        f"ends at a high rate. Complete cycles: {whole} in {whole * 2 * schedule.n_s / steps_per_epoch:g} epochs."
+        f"ends at a high rate. Complete cycles: {whole} in {(whole * cycle - before) / steps_per_epoch:g} epochs."
     )
 
 

@@ -248,7 +248,7 @@ class _Pen:
     def _box(self, where: graphviz.Digraph, key: Any, style: str, label: str, words: str = "") -> Any:
         if key not in self.boxes:
             self.boxes[key] = f"{style}{len(self.boxes)}"
-            html = label if style == "op" else f"<b>{escape(label)}</b><br/>{_small(words)}"
+            html = label if style == "op" else _rows([f"<b>{escape(label)}</b>", _small(words)])
             where.node(self.boxes[key], f"<{html}>", **STYLES[style])
         return key
 
@@ -267,6 +267,12 @@ def _table(name: str, settings: list[str], parameters: list[tuple[str, str]]) ->
         rows.append(f'<tr><td bgcolor="{BLUE}" align="left"><b>{escape(title)}</b>  {_small(words)}</td></tr>')
     border = f'bgcolor="white" color="{INK}" cellborder="0" cellspacing="0" cellpadding="3"'
     return f"<table {border}>{''.join(rows)}</table>"
+
+
+def _rows(lines: list[str]) -> str:
+    """Lines of different sizes below each other: with a mere <br/> they touch."""
+    rows = "".join(f"<tr><td>{line}</td></tr>" for line in lines)
+    return f'<table border="0" cellborder="0" cellspacing="0" cellpadding="1">{rows}</table>'
 
 
 def _small(words: str) -> str:
@@ -296,5 +302,8 @@ def _short(value: object) -> str:
         return f"({', '.join(map(_short, value))})"
     if isinstance(value, np.ndarray):
         return f"array {value.shape}"
+    if isinstance(value, slice):
+        ends = (value.start, value.stop) if value.step is None else (value.start, value.stop, value.step)
+        return ":".join("" if end is None else str(end) for end in ends)
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return text if len(text) <= 32 else f"{text[:29]}..."
