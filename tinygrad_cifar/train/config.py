@@ -212,8 +212,9 @@ class Config:
         after, multiple = (f" after warm_up={self.warm_up}", f", warm_up of {steps}") if self.warm_up else ("", "")
         _require(
             rest == 0,
-            f"{cycles} cycles of n_s={n_s}{after} are {length / steps:.2f} epochs of {steps} steps, not a whole number: "
-            f"choose n_s as a multiple of {steps / 2:g}{multiple}, or give epochs and accept an incomplete cycle.",
+            f"{cycles} cycles of n_s={n_s}{after} are {length / steps:.2f} epochs of {steps} steps, not a whole "
+            f"number: choose n_s as a multiple of {steps / 2:g}{multiple}, or give epochs and accept an incomplete "
+            "cycle.",
         )
         return epochs
 
