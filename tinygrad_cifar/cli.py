@@ -64,8 +64,10 @@ def _setting_options(wanted: tuple[str, ...]) -> list[inspect.Parameter]:
     for setting in dataclasses.fields(Config):
         if setting.metadata["group"] in wanted or setting.name in wanted:
             default = "" if setting.default is None else f" (default {_written(setting.default)})"
+            words = CHOICES.get(setting.name, ())
             option = typer.Option(
-                help=setting.metadata["meaning"] + default,
+                help=setting.metadata["meaning"] + _listed(words) + default,
+                metavar="WORD" if words else None,
                 rich_help_panel=setting.metadata["group"],
                 show_default=False,
             )
@@ -74,6 +76,11 @@ def _setting_options(wanted: tuple[str, ...]) -> list[inspect.Parameter]:
                 inspect.Parameter(setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
             )
     return parameters
+
+
+def _listed(words: Iterable[str]) -> str:
+    """The words of a choice, for the help text: its lines break between them, as those of a metavar do not."""
+    return f": {', '.join(words)}" if words else ""
 
 
 def _written(value: object) -> str:
@@ -115,7 +122,9 @@ def _base_options(
     preset: Annotated[
         Preset | None,  # type: ignore[valid-type]
         typer.Option(
-            help=f"start from a network of the documents (default {DEFAULT}, if only images and seed are set)"
+            help="start from a network of the documents"
+            f"{_listed(PRESETS)} (default {DEFAULT}, if only images and seed are set)",
+            metavar="WORD",
         ),
     ] = None,
     config: Annotated[

@@ -22,10 +22,12 @@ def test_elsewhere_there_is_a_line_per_epoch(tiny: Cifar10) -> None:
     result = run(CYCLIC, data=tiny, watchers=(watcher,))
     lines = stream.getvalue().splitlines()
     assert lines[0] == "complete cycles of the learning rate: 1 = 2 epochs x 8 steps / (2 x n_s=8)"
-    assert [line[:9] for line in lines[1:]] == ["epoch 1/2", "epoch 2/2"]
-    last = result.history[-1]
-    assert f"validation loss {last.val_loss:.4f} accuracy {last.val_accuracy:6.2%}" in lines[2]
-    assert lines[2].endswith("0:00 left")
+    assert lines[1].split("  ")[-5:] == ["train loss", "accuracy", "validation loss", "accuracy", " left"]
+    assert [line[:9] for line in lines[2:]] == ["epoch 1/2", "epoch 2/2"]
+    row = result.history[-1]
+    numbers = f"{row.train_loss:.4f}", f"{row.train_accuracy:.2%}", f"{row.val_loss:.4f}", f"{row.val_accuracy:.2%}"
+    assert lines[3].split()[3:] == [*numbers, "0:00"]
+    assert {len(line) for line in lines[1:]} == {74}
 
 
 def test_in_a_terminal_there_is_a_bar(tiny: Cifar10, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,7 @@ def cache_folder() -> Path:
 
 
 def _announce(reason: str) -> Cifar10:
-    line = "=" * 100
+    line = "=" * 78
     print(
         f"{line}\nSYNTHETIC DATA, NOT CIFAR-10. Accuracies below say nothing about CIFAR-10.\nWhy: {reason}\n{line}",
         file=sys.stderr,

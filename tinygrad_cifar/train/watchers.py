@@ -12,7 +12,7 @@ EVERY = 20  # steps between two changes of the bar: more often costs time and no
 
 
 class Lines(Watcher):
-    """A line per epoch: loss, accuracy, learning rate, time left."""
+    """A line per epoch: learning rate, loss, accuracy, time left; together as wide as a terminal at least is."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream
@@ -26,15 +26,17 @@ class Lines(Watcher):
             schedule = schedule.schedule
         if isinstance(schedule, triangular):
             self.say(cycles_note(schedule, epochs, steps_per_epoch, before))
+        self.say(f"{'':{len(self._name(self.last))}}     rate  train loss  accuracy  validation loss  accuracy   left")
 
     def epoch(self, trainer: Trainer, row: Epoch) -> None:
         each = (time.perf_counter() - self.start) / (row.epoch - self.first)
         self.say(
-            f"epoch {row.epoch:{len(str(self.last))}}/{self.last}  lr {row.lr:.1e}"
-            f"  train loss {row.train_loss:.4f} accuracy {row.train_accuracy:6.2%}"
-            f"  validation loss {row.val_loss:.4f} accuracy {row.val_accuracy:6.2%}"
-            f"  {clock(each * (self.last - row.epoch))} left"
+            f"{self._name(row.epoch)}  {row.lr:7.1e}  {row.train_loss:10.4f}  {row.train_accuracy:8.2%}"
+            f"  {row.val_loss:15.4f}  {row.val_accuracy:8.2%}  {clock(each * (self.last - row.epoch)):>5}"
         )
+
+    def _name(self, epoch: int) -> str:
+        return f"epoch {epoch:{len(str(self.last))}}/{self.last}"
 
     def say(self, line: str) -> None:
         """Print a line."""
