@@ -263,7 +263,10 @@ def evaluate(
     show(table)
     print(f"test accuracy {100 * result.accuracy:.2f} %, loss {result.loss:.4f}")
     target = picture or (run if run.is_dir() else run.parent) / "confusion.png"
-    confusion_picture(matrix, cifar.classes).savefig(target)
+    drawn = confusion_picture(matrix, cifar.classes)
+    if cifar.is_synthetic:
+        drawn.suptitle("SYNTHETIC DATA, NOT CIFAR-10")
+    drawn.savefig(target)
     print(f"wrote {target}")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tinygrad_cifar import cli
+from tinygrad_cifar import cli, viz
 from tinygrad_cifar.data import synthesise
 from tinygrad_cifar.train import PRESETS, Config, load_run
 
@@ -85,6 +85,15 @@ def test_runs_that_begin_at_the_same_time_have_folders_of_their_own(shell: Shell
     for seed in ("1", "2", "3"):
         assert shell("train", *SMALL, "--seed", seed)[0] == 0
     assert len(list(Path("runs").iterdir())) == 3
+
+
+def test_the_confusion_matrix_says_that_the_data_are_synthetic(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    draw = viz.confusion_picture
+    monkeypatch.setattr(viz, "confusion_picture", lambda *given: drawn.append(draw(*given)) or drawn[-1])
+    shell("train", *SMALL, "--out", "run")
+    shell("evaluate", "run")
+    assert drawn[0].get_suptitle() == "SYNTHETIC DATA, NOT CIFAR-10"
 
 
 def test_a_setting_that_does_not_do_leaves_no_folder(shell: Shell) -> None:
