@@ -2,6 +2,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,6 +181,22 @@ def test_ctrl_c_ends_training_after_the_step(loaders: Loaders) -> None:
     assert trainer.best_weights
     trainer.fit(*loaders(), 1)
     assert not trainer.interrupted
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_a_ctrl_c_at_the_very_end_is_not_lost(loaders: Loaders, monkeypatch: pytest.MonkeyPatch) -> None:
+    signal_of = signal.signal
+
+    def pressed(number: int, handler: Any) -> Any:
+        if signal.getsignal(number) is not signal.default_int_handler:
+            monkeypatch.undo()
+            os.kill(os.getpid(), signal.SIGINT)
+        return signal_of(number, handler)
+
+    monkeypatch.setattr("signal.signal", pressed)
+    trainer = trainer_of()
+    trainer.fit(*loaders(), 1)
+    assert trainer.interrupted
 
 
 @pytest.mark.usefixtures("ctrl_c")

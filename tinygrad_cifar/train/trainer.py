@@ -133,9 +133,9 @@ class Trainer:
                 ends.callback(watcher.end, self)
             for _ in range(epochs):
                 self._epoch(train, val, pressed, watchers)
-                self.interrupted = pressed()
-                if self.interrupted:
+                if pressed():
                     break
+        self.interrupted = pressed()
         return self.history
 
     def step(self, x: NDArray[Any], labels: NDArray[np.integer[Any]]) -> tuple[float, float, int]:
