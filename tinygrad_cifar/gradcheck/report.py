@@ -216,13 +216,16 @@ class GradientReport:
         return f"<p><b>{escape(self.headline)}</b></p><table><tr>{head}</tr>{body}</table><ul>{notes}</ul>"
 
     def __rich__(self) -> Any:
+        from rich.box import SIMPLE_HEAD
         from rich.console import Group
-        from rich.table import Table
+        from rich.table import Column, Table
         from rich.text import Text
 
         colours = {"agree": "green", "zero": "cyan", "kink": "yellow", "unresolved": "magenta", "wrong": "bold red"}
         shown = (0, 2, 3, 4, 5, 6, 7)  # what fits a terminal
-        table = Table(*[COLUMNS[i] for i in shown])
+        whole = ("parameter", "verdict", "analytic", "numeric")  # no digit is cut off, in 80 columns either
+        columns = [Column(COLUMNS[i], no_wrap=COLUMNS[i] in whole) for i in shown]
+        table = Table(*columns, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
         for p in self.parameters.values():
             table.add_row(*[Text(p.row()[i]) for i in shown], style=colours[p.verdict])
         title = Text(self.headline, style="bold green" if self.ok else "bold red")
