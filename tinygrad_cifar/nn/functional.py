@@ -52,8 +52,8 @@ def batch_norm(
     if training:
         if x.shape[0] < 2:
             raise ShapeError(
-                "Expected more than 1 value per channel when training, got a batch of 1: its variance is 0. Drop the "
-                "incomplete last batch, or call model.eval() when you evaluate single samples."
+                f"Expected more than 1 value per channel when training, got a batch of {x.shape[0]}, which has no "
+                "variance. Drop the incomplete last batch, or call model.eval() when you evaluate single samples."
             )
         return OPS["batch_norm"](
             x, weight, bias, eps=eps, running_mean=running_mean.data, running_var=running_var.data, momentum=momentum
