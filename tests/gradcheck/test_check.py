@@ -313,6 +313,7 @@ def test_nothing_is_changed_by_a_check() -> None:
     ("f", "wrt", "error"),
     [
         (lambda: Tensor([1.0]), {}, ConfigError),
+        (lambda: Tensor([1.0]), None, ConfigError),
         (lambda: Tensor([1.0]), [Tensor([1.0])], ConfigError),
         (lambda: 3.0, [leaf(1.0)], GraphError),
     ],

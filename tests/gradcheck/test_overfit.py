@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tinygrad_cifar import nn, random
+from tinygrad_cifar.errors import ConfigError
 from tinygrad_cifar.gradcheck import overfits
 from tinygrad_cifar.gradcheck.faults import cross_entropy, replaced_rule
 
@@ -76,3 +77,8 @@ def test_a_wrong_sign_makes_the_loss_rise() -> None:
         verdict = overfits(nn.mlp([30, 20, 5], dtype=np.float64), BATCH, steps=50)
     assert not verdict
     assert "the loss rose" in verdict.reason
+
+
+def test_a_model_without_parameters_is_named() -> None:
+    with pytest.raises(ConfigError, match="ReLU has no parameters"):
+        overfits(nn.ReLU(), (np.ones((4, 10)), np.arange(4)))

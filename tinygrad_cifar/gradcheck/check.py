@@ -5,7 +5,7 @@ analytic and the numeric slopes are both taken from the record, in float64. ``ve
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -81,6 +81,11 @@ def named(wrt: Wrt) -> dict[str, Tensor]:
         pairs = [(name, p) for name, p in wrt.named_parameters() if p.requires_grad]
     elif isinstance(wrt, Mapping):
         pairs = list(wrt.items())
+    elif not isinstance(wrt, Tensor | Iterable):
+        raise ConfigError(
+            "check_gradients: wrt is a Module, a Tensor, a list of Tensors or {name: Tensor}, not "
+            f"a {type(wrt).__name__}."
+        )
     else:
         tensors = [wrt] if isinstance(wrt, Tensor) else list(wrt)
         names = [getattr(t, "name", None) for t in tensors]

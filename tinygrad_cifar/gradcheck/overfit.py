@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tinygrad_cifar import nn, optim
+from tinygrad_cifar.errors import ConfigError
 from tinygrad_cifar.random import preserved
 from tinygrad_cifar.tensor import Array, Tensor
 
@@ -45,6 +46,9 @@ def overfits(
         steps: how many steps to try.
         target: the loss that counts as learned by heart.
 
+    Raises:
+        ConfigError: the model has no parameters at all.
+
     Example:
         >>> print(overfits(model, (x[:100], y[:100])))
         overfits: loss 2.47 -> 0.00998 in 57 steps
@@ -53,8 +57,9 @@ def overfits(
     for module in learner.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    parameters = [p for p in learner.parameters() if p.requires_grad]
-    dtype = next(learner.parameters()).dtype
+    if not (own := list(learner.parameters())):
+        raise ConfigError(f"overfits: {type(model).__name__} has no parameters, so there is nothing that could learn.")
+    parameters, dtype = [p for p in own if p.requires_grad], own[0].dtype
     x, y = Tensor(np.asarray(batch[0], dtype)), np.asarray(batch[1])
     if not parameters:
         return _verdict(False, learner, x, y, [], "no parameter requires a gradient")
