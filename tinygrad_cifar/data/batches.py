@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from tinygrad_cifar import random
+from tinygrad_cifar import loops, random
 from tinygrad_cifar.data.augment import Augmentation
-from tinygrad_cifar.data.splits import Split
+from tinygrad_cifar.data.splits import PIXELS, Split
 from tinygrad_cifar.data.standardise import Standardiser
 from tinygrad_cifar.errors import ConfigError
 
 Batch = tuple[NDArray[Any], NDArray[np.int64]]
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """The environment variables that say how many threads BLAS may use; it reads its own when NumPy is imported."""
+PATIENCE = 1000
+"""Batches that NumPy prepares before numba is asked to: importing it takes as long as it saves on some thousands."""
 
 
 class Batches:
@@ -24,7 +26,8 @@ class Batches:
 
     x is a C-contiguous (n, 3072) array of ``dtype``, standardised; y is int64 (n,). Each batch is a fresh array that
     the caller may keep or overwrite. With ``prefetch``, a thread prepares the next batch while the caller uses the
-    current one; what comes out is the same, bit for bit, with it or without.
+    current one; what comes out is the same, bit for bit, with it or without. So it is with numba (the extra ``fast``),
+    whose loop gathers and standardises in one pass; it is imported for the epoch that comes after ``PATIENCE`` batches.
 
     The order of epoch e depends on two numbers only: a key, drawn from ``random.stream("shuffle")`` when the object
     is made, and e. So to resume a training exactly, make the object again with the same seed, or give it the
@@ -67,6 +70,7 @@ class Batches:
         self.epoch = 0
         self._order_key = _key("shuffle") if shuffle else None
         self._augment_key = _key("augment") if augment else None
+        self._kernel: loops.Kernel | None = None
         if batch_size < 1 or len(self) == 0:
             raise ConfigError(
                 f"batch_size={batch_size} makes no batch of {len(split):,} images; choose 1 to {len(split):,}."
@@ -80,6 +84,8 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         """Begin epoch ``self.epoch``, and count it."""
+        if self.epoch * len(self) >= PATIENCE and self._fits():
+            self._kernel = loops.standardise_kernel()
         batches = self._prepare(self.epoch)
         self.epoch += 1
         return _one_ahead(batches) if self.prefetch else batches
@@ -107,13 +113,24 @@ class Batches:
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             yield self._batch(order[start : start + self.batch_size], augment_rng)
 
+    def _fits(self) -> bool:
+        """Whether the loop does what ``_batch`` would do."""
+        plain = self.augment is None and type(self.standardiser) is Standardiser
+        return plain and self.split.images.flags.carray
+
     def _batch(self, chosen: NDArray[np.int64], augment_rng: np.random.Generator) -> Batch:
+        labels = self.split.labels[chosen].astype(np.int64)
+        if self._kernel:
+            scale, shift = self.standardiser.factors(self.dtype)
+            x = np.empty((len(chosen), PIXELS), self.dtype)
+            self._kernel(x, self.split.images, chosen, scale[0], shift[0])
+            return x, labels
         # A function of its own, as a generator would keep the pixels until the next ones are there: these lie where
         # the last ones lay, which is still in the cache.
         pixels = self.split.images.take(chosen, axis=0)
         if self.augment is not None:
             pixels = self.augment(pixels, augment_rng)
-        return self.standardiser.transform(pixels, self.dtype), self.split.labels[chosen].astype(np.int64)
+        return self.standardiser.transform(pixels, self.dtype), labels
 
 
 def _generator(key: int, epoch: int) -> np.random.Generator:

@@ -88,7 +88,7 @@ class Standardiser:
             out = np.empty(images.shape, dtype)
         elif out.shape != images.shape or not out.flags.c_contiguous:
             raise ShapeError(f"out must be C-contiguous of shape {images.shape}; its shape is {out.shape}.")
-        scale, shift = self._fold(out.dtype)
+        scale, shift = self.factors(out.dtype)
         np.copyto(out, images)
         whole = len(out) - len(out) % _TILE
         tiles, rest = out[:whole].reshape(-1, scale.size), out[whole:]
@@ -106,8 +106,8 @@ class Standardiser:
         pixels = (np.asarray(x, np.float64) * self.std + self.mean) * 255
         return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
-    def _fold(self, dtype: np.dtype[Any]) -> tuple[_Table, _Table]:
-        """The factor and the term of each value, in ``_TILE`` equal rows; made once for each dtype."""
+    def factors(self, dtype: np.dtype[Any]) -> tuple[_Table, _Table]:
+        """The factor and the term of each value, (4, 3072) of equal rows; made once for each dtype."""
         if dtype not in self._folded:
             if dtype not in (np.float32, np.float64):
                 raise DtypeError(f"images are standardised to float32 or float64, not to {dtype}.")

@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 
+from tinygrad_cifar import loops
 from tinygrad_cifar.errors import ConfigError
-from tinygrad_cifar.optim import fused
 from tinygrad_cifar.optim.optimizer import Optimizer, require
 from tinygrad_cifar.tensor import Array, Tensor
 
@@ -194,7 +194,7 @@ class Adam(Optimizer):
         require(eps >= 0, "eps", eps, "at least 0")
         super().__init__(params, lr, weight_decay)
         self.betas, self.eps = tuple(betas), eps
-        self._kernel = fused.adam_kernel()
+        self._kernel = loops.adam_kernel()
 
     def coefficients(self, steps: int) -> dict[str, float]:
         beta1, beta2 = self.betas
@@ -216,7 +216,7 @@ class Adam(Optimizer):
         step_size: float,
         eps_hat: float,
     ) -> None:
-        if self._kernel and w.dtype.char in "fd":  # float32 and float64: numba has no others
+        if self._kernel and w.dtype.char in "fd" and g.flags.carray:
             self._kernel(w, g, m, v, beta1, beta2, step_size, eps_hat)
             return
         m *= beta1

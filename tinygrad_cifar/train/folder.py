@@ -145,7 +145,7 @@ def environment() -> dict[str, Any]:
         "tinygrad_cifar": _version("tinygrad-cifar", "a checkout that is not installed"),
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "numba": _version("numba", "absent"),  # where it is there, it does Adam's update
+        "numba": _version("numba", "absent"),  # where it is there, it does Adam's update and prepares batches
         "blas": f"{blas.get('name')} {blas.get('version')}",
         "platform": platform.platform(),
         "processor": _processor(),

@@ -1,4 +1,4 @@
-"""The compiled update is NumPy's, bit for bit; without numba there is NumPy's."""
+"""The compiled loops give NumPy's results, bit for bit; without numba there is NumPy."""
 
 import re
 import sys
@@ -12,24 +12,27 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import tinygrad_cifar as tg
-from tinygrad_cifar import nn, optim
-from tinygrad_cifar.optim import fused
+from tinygrad_cifar import loops, nn, optim
+from tinygrad_cifar.data import KINDS, Batches, Split, Standardiser, batches
 
 Make = type[optim.Adam]
 CALL = re.compile(r"adam\d+\(")  # in a compiled program
 
 
 @pytest.fixture(scope="module")
-def kernel() -> fused.Kernel:
-    return fused.adam_kernel() or pytest.skip("needs numba: pip install 'tinygrad-cifar[fast]'")
+def kernel() -> loops.Kernel:
+    """Adam's."""
+    return loops.adam_kernel() or pytest.skip("needs numba: pip install 'tinygrad-cifar[fast]'")
 
 
 @pytest.fixture
 def _without_numba(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(sys.modules, "numba", None)
-    fused.adam_kernel.cache_clear()
+    for kernel in (loops.adam_kernel, loops.standardise_kernel):
+        kernel.cache_clear()
     yield
-    fused.adam_kernel.cache_clear()
+    for kernel in (loops.adam_kernel, loops.standardise_kernel):
+        kernel.cache_clear()
 
 
 def bits(array: np.ndarray) -> np.ndarray:
@@ -49,7 +52,7 @@ def updated(optimizer: optim.Adam, kernel: Any, arrays: list[np.ndarray], steps:
 
 
 @given(data=st.data(), dtype=st.sampled_from([np.float32, np.float64]), make=st.sampled_from([optim.Adam, optim.AdamW]))
-def test_any_values_give_the_bits_of_numpy(kernel: fused.Kernel, data: st.DataObject, dtype: Any, make: Make) -> None:
+def test_any_values_give_the_bits_of_numpy(kernel: loops.Kernel, data: st.DataObject, dtype: Any, make: Make) -> None:
     """Zeros, denormals, infinities and NaN among them, in vectors of any length."""
     size, share = data.draw(st.integers(0, 70)), st.floats(0, 1, exclude_max=True)
     arrays = [data.draw(hnp.arrays(dtype, size)) for _ in range(4)]
@@ -63,7 +66,7 @@ def test_any_values_give_the_bits_of_numpy(kernel: fused.Kernel, data: st.DataOb
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("make", [optim.Adam, optim.AdamW])
-def test_long_vectors_give_the_bits_of_numpy(kernel: fused.Kernel, dtype: Any, make: Make) -> None:
+def test_long_vectors_give_the_bits_of_numpy(kernel: loops.Kernel, dtype: Any, make: Make) -> None:
     """Where compilers vectorise, and would contract or reorder if they were allowed to."""
     rng = np.random.default_rng(0)
     optimizer = make([nn.Parameter(np.zeros(1))])
@@ -76,13 +79,15 @@ def test_long_vectors_give_the_bits_of_numpy(kernel: fused.Kernel, dtype: Any, m
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_gradients_may_lie_in_memory_in_any_way(kernel: fused.Kernel, dtype: Any) -> None:
+def test_gradients_may_lie_in_memory_in_any_way(kernel: loops.Kernel, dtype: Any) -> None:
+    optimizer = optim.Adam([nn.Parameter(np.zeros(1))])
+    optimizer._kernel = kernel
     spread = np.broadcast_to(dtype(0.5), 9)  # may not be written
     for g in (spread, np.arange(18, dtype=dtype)[::2], np.arange(9, dtype=dtype)[::-1]):
         results = []
         for gradient in (g, g.copy()):
             w, m, v = (np.ones(9, dtype) for _ in range(3))
-            kernel(w, gradient, m, v, 0.9, 0.999, 0.1, 1e-8)
+            optimizer.update(w, gradient, np.empty_like(w), m, v, **optimizer.coefficients(1))
             results.append([w, m, v])
         assert np.array_equal(*results)
 
@@ -97,7 +102,7 @@ def test_other_floats_are_left_to_numpy(dtype: Any) -> None:
     assert np.allclose(p.numpy(), 0.9, atol=1e-3)
 
 
-def trained(make: Make, kernel: fused.Kernel | None, compiled: bool, dtype: Any) -> dict[str, np.ndarray]:
+def trained(make: Make, kernel: loops.Kernel | None, compiled: bool, dtype: Any) -> dict[str, np.ndarray]:
     """Weights and state after 50 steps, with a rate that changes and a short batch now and then."""
     tg.manual_seed(0)
     model = nn.Sequential(nn.Linear(12, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.Linear(9, 5)).astype(dtype)
@@ -124,7 +129,7 @@ def trained(make: Make, kernel: fused.Kernel | None, compiled: bool, dtype: Any)
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("make", [optim.Adam, optim.AdamW])
-def test_training_is_the_same_with_it_and_compiled(kernel: fused.Kernel, make: Make, dtype: Any) -> None:
+def test_training_is_the_same_with_it_and_compiled(kernel: loops.Kernel, make: Make, dtype: Any) -> None:
     numpys = trained(make, None, compiled=False, dtype=dtype)
     for loop, compiled in [(kernel, False), (None, True), (kernel, True)]:
         ours = trained(make, loop, compiled, dtype)
@@ -166,6 +171,87 @@ def test_a_numba_that_cannot_be_imported_is_told_of(tmp_path: Any, monkeypatch: 
     (tmp_path / "numba.py").write_text("raise ImportError('Numba needs NumPy 2.0 or less')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "numba")
-    with pytest.warns(UserWarning, match="without numba.*NumPy 2.0 or less"):
+    with pytest.warns(UserWarning, match="cannot be used.*NumPy 2.0 or less"):
         optimizer = optim.Adam([nn.Parameter(np.ones(3))])
     assert optimizer._kernel is None
+
+
+# Batches --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches want the loop from the first one on."""
+    monkeypatch.setattr(batches, "PATIENCE", 0)
+    if not loops.standardise_kernel():
+        pytest.skip("needs numba: pip install 'tinygrad-cifar[fast]'")
+
+
+def images_of(n: int) -> Split:
+    rng = np.random.default_rng(0)
+    return Split(rng.integers(256, size=(n, 3072), dtype=np.uint8), rng.integers(10, size=n, dtype=np.uint8))
+
+
+def epoch_of(split: Split, batch_size: int, standardiser: Standardiser, loop: bool, **settings: Any) -> list[Any]:
+    tg.manual_seed(0)
+    made = Batches(split, batch_size, standardiser, **settings)
+    if not loop:
+        made.split = Split(np.asfortranarray(split.images), split.labels)  # which the loop does not take
+    epoch = list(made)
+    assert bool(made._kernel) == loop
+    return epoch
+
+
+@pytest.mark.usefixtures("_at_once")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("prefetch", [True, False])
+def test_batches_have_the_bits_of_numpy(kind: str, dtype: Any, prefetch: bool) -> None:
+    split = images_of(57)
+    split.images[:, 5] = 7  # never varies
+    split.images[:40, 6] = 255
+    standardiser = Standardiser.fit(split.images[:40], kind)
+    for batch_size in (1, 8, 57):
+        of = split, batch_size, standardiser
+        settings = {"dtype": dtype, "prefetch": prefetch}
+        ours, numpys = epoch_of(*of, loop=True, **settings), epoch_of(*of, loop=False, **settings)
+        for (x, labels), (its, same) in zip(ours, numpys, strict=True):
+            assert x.dtype == dtype
+            assert x.flags.carray
+            assert np.array_equal(bits(x), bits(its))
+            assert np.array_equal(labels, same)
+
+
+@pytest.mark.usefixtures("_at_once")
+def test_what_the_loop_does_not_do_is_left_to_numpy() -> None:
+    class Halved(Standardiser):
+        def transform(self, *arguments: Any, **settings: Any) -> Any:
+            return super().transform(*arguments, **settings) / 2
+
+    split = images_of(9)
+    halved = Halved.fit(split.images)
+    ((x, _),) = Batches(split, 9, halved, shuffle=False)
+    assert np.array_equal(x, Standardiser.transform(halved, split.images) / 2)
+    ((x, _),) = Batches(split, 9, Standardiser.fit(split.images, "none"), augment=lambda images, _: 0 * images)
+    assert not x.any()
+
+
+def test_numba_is_not_asked_for_a_few_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = images_of(2)
+    few = Batches(split, 1, Standardiser.fit(split.images))
+    list(few)
+    assert few.epoch * len(few) < batches.PATIENCE
+    monkeypatch.setattr(loops, "standardise_kernel", lambda: pytest.fail("imported"))
+    list(few)
+    few.epoch = batches.PATIENCE
+    with pytest.raises(pytest.fail.Exception, match="imported"):
+        list(few)
+
+
+@pytest.mark.usefixtures("_without_numba")
+def test_without_numba_numpy_prepares_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "PATIENCE", 0)
+    split = images_of(9)
+    standardiser = Standardiser.fit(split.images)
+    ((x, _),) = Batches(split, 9, standardiser, shuffle=False)
+    assert np.array_equal(x, standardiser.transform(split.images))
