@@ -183,6 +183,15 @@ def weights_shrunk_with_the_rate_of_the_optimiser(compiled):
     return at(lambda i: step(batch(i)), lambda: setattr(optimizer, "lr", 0.25))
 
 
+def setting_beside_an_object_without_a_real_dict(compiled):
+    class Odd:
+        __dict__ = 3
+
+    settings = SimpleNamespace(rate=0.5, odd=Odd())
+    step = compiled(lambda x: tg.Tensor(x) * settings.rate * (settings.odd is not None))
+    return at(lambda i: step(batch(i)), lambda: setattr(settings, "rate", 0.25))
+
+
 def parameters_in_a_list(compiled):
     weights = [weight(1), weight(2)]
 
@@ -438,7 +447,7 @@ RIGHT = [
     setting_in_a_class, setting_in_a_slot, setting_in_a_module_of_python, setting_read_in_a_helper_method,
     setting_of_the_class_taken_over_by_the_object, global_read_in_the_forward_of_a_module,
     setting_of_a_compiled_step_within, rate_of_the_optimiser_returned, weights_shrunk_with_the_rate_of_the_optimiser,
-    parameters_in_a_list, hook_on_a_parameter, second_hook_on_a_parameter, number_that_is_an_argument,
+    setting_beside_an_object_without_a_real_dict, parameters_in_a_list, hook_on_a_parameter, second_hook_on_a_parameter, number_that_is_an_argument,
     setting_that_changes_after_the_first_call, loop_variables_named_like_attributes,
     attributes_that_change_and_are_not_the_steps, buffer_of_the_users,
     two_optimisers_of_one_parameter, weights_averaged_in_place, gradients_accumulated_and_clipped,

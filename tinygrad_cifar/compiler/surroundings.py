@@ -6,7 +6,7 @@ import pickle
 import random
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,7 +137,7 @@ class Surroundings:
                 self._objects.append(thing)
         elif _users(type(thing)) or (hasattr(thing, "__dict__") and not type(thing).__module__.startswith("numpy")):
             self._objects.append(thing)
-            held = [value for value in getattr(thing, "__dict__", {}).values() if not isinstance(value, list | dict)]
+            held = [value for value in _inside(thing).values() if not isinstance(value, list | dict)]
             return [*held, _method(thing, "__call__")]
         return ()
 
@@ -153,7 +153,7 @@ class Surroundings:
     def _named(self, thing: Any) -> list[Any]:
         """Watch the attributes of a thing and of its class that the code has names for. Those that are new."""
         kind = thing if isinstance(thing, type) else type(thing)
-        own = {} if isinstance(thing, type | Module) else getattr(thing, "__dict__", {})
+        own = {} if isinstance(thing, type | Module) else _inside(thing)
         names = self.names & own.keys()
         for cls in kind.__mro__:
             if _users(cls):
@@ -172,7 +172,7 @@ class Surroundings:
             if operation in ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR"):
                 self.names.add(name)
                 yield _method(thing, name)
-                thing = getattr(thing, "__dict__", {}).get(name)
+                thing = _inside(thing).get(name)
             elif operation in ("LOAD_GLOBAL", "STORE_GLOBAL"):
                 thing = function.__globals__.get(name)
                 if name in function.__globals__ and not isinstance(thing, types.ModuleType | type):
@@ -180,6 +180,12 @@ class Surroundings:
                 yield thing
             else:
                 thing = known.get(name)
+
+
+def _inside(thing: Any) -> Mapping[str, Any]:
+    """The ``__dict__`` of a thing, where it is one: an extension's types may have anything there."""
+    inside = getattr(thing, "__dict__", None)
+    return inside if isinstance(inside, Mapping) else {}
 
 
 @functools.lru_cache(maxsize=1024)
