@@ -171,8 +171,10 @@ def select_gradient(g: Any, out: Any, a: Any, b: Any, condition: Array) -> Any:
 
 
 @implements(np.where)
-def where(condition: Operand, a: Operand, b: Operand) -> Tensor:
-    """a where the condition holds, b elsewhere; the condition itself has no gradient."""
+def where(condition: Operand, a: Operand = None, b: Operand = None) -> Any:
+    """a where the condition holds, b elsewhere; the condition itself has no gradient. Alone it is ``np.nonzero``."""
+    if a is None and b is None:
+        return np.nonzero(unwrap(condition))
     return select(a, b, condition=unwrap(condition, copy=True))
 
 
