@@ -34,7 +34,7 @@ _AGAIN = "Delete it and download it again."
 _REMEDIES = f"""Any of these helps:
   - give the path of a folder or .tar.gz that holds CIFAR-10 (binary or Python version), or set {VARIABLE} to it;
   - download {URL} by hand and give its path;
-  - ask for the synthetic stand-in."""
+  - ask for the synthetic stand-in: --synthetic, or in Python load_cifar10(synthetic=True)."""
 
 _Part = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
