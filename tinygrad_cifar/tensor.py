@@ -235,7 +235,7 @@ def op(*, numpy: Callable[..., Any] | None = None, **declared: Any) -> Callable[
 def custom_op(forward: Callable[..., Any]) -> Op:
     """Decorator for a user's own op: the forward on plain arrays; ``@name.gradient`` then takes its rule.
 
-    Example:
+    Examples:
         >>> @custom_op
         ... def cube(x): return x ** 3
         >>> @cube.gradient

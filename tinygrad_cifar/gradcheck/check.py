@@ -53,7 +53,7 @@ def check_gradients(
             it changes a recorded value outside of the graph.
         ConfigError: nothing to differentiate by, or something that cannot be; f is no function; a wrong setting.
 
-    Example:
+    Examples:
         >>> report = check_gradients(lambda: F.cross_entropy(model(x), y), model)
         >>> assert report.ok, report
     """

@@ -119,7 +119,7 @@ def check_formula(
         ConfigError: the function returns no dict, or lacks a parameter; or the network drops units at random.
         ShapeError: a gradient has a shape that is neither its parameter's nor the transposed one.
 
-    Example:
+    Examples:
         >>> print(check_formula(my_compute_gradients, nn.mlp([3072, 50, 10]), x[:10], y[:10], lam=0.01))
     """
     case = _Case(network, np.asarray(x, np.float64), np.asarray(y), lam, convention)

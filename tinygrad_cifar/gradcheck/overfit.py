@@ -49,7 +49,7 @@ def overfits(
     Raises:
         ConfigError: the model has no parameters at all.
 
-    Example:
+    Examples:
         >>> print(overfits(model, (x[:100], y[:100])))
         overfits: loss 2.47 -> 0.00998 in 57 steps
     """

@@ -31,7 +31,7 @@ class Module:
     attribute is a part; what ``register_buffer`` stores is saved with the model but not learned. Attributes are
     ordinary ones: nothing has to be called before they are assigned, ``super().__init__()`` included.
 
-    Example:
+    Examples:
         >>> class Net(Module):
         ...     def __init__(self):
         ...         self.hidden, self.scores = Linear(3072, 50), Linear(50, 10)

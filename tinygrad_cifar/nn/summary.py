@@ -71,7 +71,7 @@ def summary(model: Module, input_shape: Sequence[int]) -> Summary:
         model: any Module; rows are the modules without children, in the order in which they ran.
         input_shape: the shape of one sample, without the batch axis: (3072,).
 
-    Example:
+    Examples:
         >>> print(summary(mlp([3072, 50, 10]), (3072,)))
     """
     dtype = next((p.dtype for p in model.parameters()), np.dtype(np.float32))

@@ -70,7 +70,7 @@ class Space:
     Raises:
         ConfigError: a block varies nothing or other settings than the first one, or a list is empty.
 
-    Example:
+    Examples:
         >>> Space({"lr": Range(1e-3, 1e-1), "lam": [1e-6, 1e-5, 1e-4]})
     """
 

@@ -66,7 +66,7 @@ class Config:
     Raises:
         ConfigError: a value is out of range, unknown, or contradicts another one.
 
-    Example:
+    Examples:
         >>> Config(hidden=(50, 50), batch_norm=True, lam=0.005, schedule="triangular", n_s=2250, cycles=2)
     """
 

@@ -23,7 +23,8 @@ from tinygrad_cifar.train.config import Config
 from tinygrad_cifar.train.evaluation import CHUNK, Evaluation, evaluate
 from tinygrad_cifar.train.folder import RunFolder
 from tinygrad_cifar.train.history import History
-from tinygrad_cifar.train.trainer import Trainer, Watcher, ctrl_c
+from tinygrad_cifar.train.interrupt import ctrl_c
+from tinygrad_cifar.train.trainer import Trainer, Watcher
 
 
 @dataclass(frozen=True)

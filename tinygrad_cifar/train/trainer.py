@@ -1,12 +1,10 @@
 """The loop: step, epoch, training; with one way out for Ctrl-C and one for numbers that explode."""
 
 import math
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +20,7 @@ from tinygrad_cifar.optim.schedules import Schedule
 from tinygrad_cifar.tensor import Tensor, detect_anomaly
 from tinygrad_cifar.train.evaluation import evaluate
 from tinygrad_cifar.train.history import Epoch, History
+from tinygrad_cifar.train.interrupt import ctrl_c
 
 Weights = dict[str, NDArray[Any]]
 
@@ -86,7 +85,7 @@ class Trainer:
         best_weights: the ``state_dict`` at the epoch of the highest validation accuracy, ``history.best``.
         interrupted: whether Ctrl-C ended the last ``fit``.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(model, optimizer, schedules.triangular(1e-5, 1e-1, n_s=2250), lam=0.005)
         >>> history = trainer.fit(train_batches, validation_batches, epochs=20)
     """
@@ -249,23 +248,3 @@ class _Snapshot:
         train.load_state_dict(self.batches)
         random.stream("dropout").bit_generator.state = self.dropout
         trainer.steps = self.steps
-
-
-@contextmanager
-def ctrl_c() -> Iterator[Callable[[], bool]]:
-    """Inside, the first Ctrl-C only makes the function that is yielded return True; the second one is as ever."""
-    asked = threading.Event()
-    before = signal.getsignal(signal.SIGINT)
-    ours = before not in (None, signal.SIG_IGN) and threading.current_thread() is threading.main_thread()
-
-    def first(*_: object) -> None:
-        asked.set()
-        signal.signal(signal.SIGINT, before)
-
-    if ours:
-        signal.signal(signal.SIGINT, first)
-    try:
-        yield asked.is_set
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, before)

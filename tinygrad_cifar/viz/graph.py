@@ -70,7 +70,7 @@ def graph(
         ConfigError: a Module without ``x``, or ``x`` with a Tensor.
         GraphError: nothing was recorded, it was already freed, or it is larger than ``max_nodes``.
 
-    Example:
+    Examples:
         >>> picture = tg.viz.graph(nn.mlp([3072, 50, 10]), (100, 3072))  # shown inline in a notebook
         >>> tg.viz.save(picture, "network.svg")
     """
