@@ -3,7 +3,7 @@
 NumPy walks over the arrays once for every operation, a compiled loop once for all of them. It does the same
 operations in the same order, none of them contracted or reassociated, so the results are the same, bit for bit. The
 NumPy that a loop stands for is what one reads, and what runs without numba. A loop gives no NumPy warnings: an
-overflow shows as an infinite weight. There are two: nothing else gave 15 % of a step or an epoch.
+overflow shows as an infinite weight. docs/performance.md has what each is worth, and what was left to NumPy.
 """
 
 import functools
@@ -33,6 +33,11 @@ class Kernel:
         self.__name__, self.changes = loop.__name__, changes
         self._loop = _compiled(loop, [f"void({types.replace('T', real)})" for real in ("f4", "f8")])
 
+    @staticmethod
+    def takes(array: Array) -> bool:
+        """Whether an array lies in memory as the loop wants it, and is float32 or float64."""
+        return array.dtype.char in "fd" and array.flags.carray
+
     def __call__(self, *arguments: Any) -> None:
         first = arguments[0]
         if type(first) is np.ndarray:
@@ -45,6 +50,12 @@ class Kernel:
 def adam_kernel() -> Kernel | None:
     """``adam``, or None without numba. The first call on a machine compiles, for some seconds."""
     return Kernel(adam, (0, 2, 3), "T[::1], T[::1], T[::1], T[::1], f8, f8, f8, f8") if _numba() else None
+
+
+@functools.cache
+def sgd_kernel() -> Kernel | None:
+    """``sgd``, or None without numba. The first call on a machine compiles, for some seconds."""
+    return Kernel(sgd, (0,), "T[::1], T[::1], f8") if _numba() else None
 
 
 @functools.cache
@@ -61,6 +72,13 @@ def adam(w: Array, g: Array, m: Array, v: Array, beta1: float, beta2: float, ste
         m[i] = m[i] * beta1 + g[i]
         v[i] = v[i] * beta2 + g[i] * g[i]
         w[i] -= m[i] / (np.sqrt(v[i]) + eps_hat) * step_size
+
+
+def sgd(w: Array, g: Array, lr: float) -> None:
+    """``SGD.update`` without momentum."""
+    lr = w.dtype.type(lr)
+    for i in range(w.size):
+        w[i] -= g[i] * lr
 
 
 def standardise(out: Array, images: NDArray[np.uint8], chosen: NDArray[np.int64], scale: Array, shift: Array) -> None:

@@ -14,9 +14,10 @@ from hypothesis.extra import numpy as hnp
 import tinygrad_cifar as tg
 from tinygrad_cifar import loops, nn, optim
 from tinygrad_cifar.data import KINDS, Batches, Split, Standardiser, batches
+from tinygrad_cifar.optim import algorithms
 
-Make = type[optim.Adam]
-CALL = re.compile(r"adam\d+\(")  # in a compiled program
+Make = type[optim.Adam] | type[optim.SGD]
+CALL = re.compile(r"(adam|sgd)\d+\(")  # in a compiled program
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +29,11 @@ def kernel() -> loops.Kernel:
 @pytest.fixture
 def _without_numba(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(sys.modules, "numba", None)
-    for kernel in (loops.adam_kernel, loops.standardise_kernel):
+    kernels = loops.adam_kernel, loops.sgd_kernel, loops.standardise_kernel
+    for kernel in kernels:
         kernel.cache_clear()
     yield
-    for kernel in (loops.adam_kernel, loops.standardise_kernel):
+    for kernel in kernels:
         kernel.cache_clear()
 
 
@@ -106,7 +108,7 @@ def trained(make: Make, kernel: loops.Kernel | None, compiled: bool, dtype: Any)
     """Weights and state after 50 steps, with a rate that changes and a short batch now and then."""
     tg.manual_seed(0)
     model = nn.Sequential(nn.Linear(12, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.Linear(9, 5)).astype(dtype)
-    optimizer = make(model.parameters(), weight_decay=0.01)
+    optimizer = make(model.parameters(), lr=0.1, weight_decay=0.01)
     optimizer._kernel = kernel
 
     def step(x: np.ndarray, labels: np.ndarray) -> tg.Tensor:
@@ -174,6 +176,47 @@ def test_a_numba_that_cannot_be_imported_is_told_of(tmp_path: Any, monkeypatch: 
     with pytest.warns(UserWarning, match="cannot be used.*NumPy 2.0 or less"):
         optimizer = optim.Adam([nn.Parameter(np.ones(3))])
     assert optimizer._kernel is None
+
+
+# SGD ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sgd_loop(monkeypatch: pytest.MonkeyPatch) -> loops.Kernel:
+    """SGD's, which every SGD without momentum has from now on."""
+    monkeypatch.setattr(algorithms, "LARGE", 1)
+    return loops.sgd_kernel() or pytest.skip("needs numba: pip install 'tinygrad-cifar[fast]'")
+
+
+@given(data=st.data(), dtype=st.sampled_from([np.float32, np.float64]), lr=st.floats(0, 1e3))
+def test_any_values_give_the_bits_of_numpys_sgd(data: st.DataObject, dtype: Any, lr: float) -> None:
+    sgd_loop = loops.sgd_kernel() or pytest.skip("needs numba: pip install 'tinygrad-cifar[fast]'")
+    size = data.draw(st.integers(0, 70))
+    w, g = (data.draw(hnp.arrays(dtype, size)) for _ in range(2))
+    with np.errstate(all="ignore"):
+        expected = w - g * dtype(lr)
+    sgd_loop(w, g, lr)
+    assert np.array_equal(bits(w), bits(expected))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_training_with_sgd_is_the_same(sgd_loop: loops.Kernel, dtype: Any) -> None:
+    numpys = trained(optim.SGD, None, compiled=False, dtype=dtype)
+    for kernel, compiled in [(sgd_loop, False), (None, True), (sgd_loop, True)]:
+        ours = trained(optim.SGD, kernel, compiled, dtype)
+        assert all(np.array_equal(ours[name], numpys[name]) for name in numpys)
+
+
+def test_sgd_takes_the_loop_where_there_are_many_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(size: int, momentum: float) -> bool:
+        asking: list[bool] = []
+        monkeypatch.setattr(loops, "sgd_kernel", lambda: asking.append(True))
+        optim.SGD([nn.Parameter(np.zeros(size, np.float32))], 0.1, momentum)
+        return bool(asking)
+
+    assert asked(algorithms.LARGE, 0)
+    assert not asked(algorithms.LARGE - 1, 0)
+    assert not asked(algorithms.LARGE, 0.9)
 
 
 # Batches --------------------------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ from tinygrad_cifar.errors import ConfigError
 from tinygrad_cifar.optim.optimizer import Optimizer, require
 from tinygrad_cifar.tensor import Array, Tensor
 
+LARGE = 1_000_000  # weights: below, importing numba takes longer than its loop for SGD saves in 1,000 steps
+
 
 class SGD(Optimizer):
     """Stochastic gradient descent, with momentum in both published forms.
@@ -22,6 +24,9 @@ class SGD(Optimizer):
     The two differ once ``lr`` changes: the classic velocity remembers the old rates. With ``nesterov`` the weights
     move by the velocity that the next step would have: ``momentum v + g`` in place of v, or ``momentum v + lr g``
     (Sutskever et al. 2013, eq. 3-4, in the variables of Bengio et al. 2013).
+
+    Where numba is installed (the extra ``fast``), and from ``LARGE`` weights on, one compiled loop does the update
+    without momentum, with the same results bit for bit.
 
     Args:
         params: the parameters, as ``model.parameters()``.
@@ -49,13 +54,18 @@ class SGD(Optimizer):
         self.state_names = ("velocity",) if momentum else ()
         super().__init__(params, lr, weight_decay)
         self.momentum, self.nesterov, self.form = momentum, nesterov, form
+        large = not momentum and sum(slot.view.size for slot in self._slots) >= LARGE
+        self._kernel = loops.sgd_kernel() if large else None
 
     def coefficients(self, steps: int) -> dict[str, float]:
         return {"lr": self.lr, "momentum": self.momentum}
 
     def update(self, w: Array, g: Array, t: Array, v: Array | None = None, *, lr: float, momentum: float) -> None:
         if v is None:
-            w -= np.multiply(g, lr, out=t)
+            if self._kernel and self._kernel.takes(g):
+                self._kernel(w, g, lr)
+            else:
+                w -= np.multiply(g, lr, out=t)
             return
         v *= momentum
         if self.form == "classic":
@@ -216,7 +226,7 @@ class Adam(Optimizer):
         step_size: float,
         eps_hat: float,
     ) -> None:
-        if self._kernel and w.dtype.char in "fd" and g.flags.carray:
+        if self._kernel and self._kernel.takes(g):
             self._kernel(w, g, m, v, beta1, beta2, step_size, eps_hat)
             return
         m *= beta1
