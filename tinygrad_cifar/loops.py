@@ -45,6 +45,10 @@ class Kernel:
         else:
             first.__array_function__(self, (type(first),), arguments, {})
 
+    def __reduce__(self) -> Any:
+        """A copy is the loop itself; a pickle asks for it where it is read, and gets None where numba is missing."""
+        return globals()[f"{self.__name__}_kernel"], ()
+
 
 @functools.cache
 def adam_kernel() -> Kernel | None:

@@ -1,5 +1,7 @@
 """The compiled loops give NumPy's results, bit for bit; without numba there is NumPy."""
 
+import copy
+import pickle
 import re
 import sys
 from collections.abc import Iterator
@@ -156,6 +158,16 @@ def test_one_call_updates_a_block() -> None:
         step(np.ones((2, 300), np.float32))
     assert len(CALL.findall(step.explain())) == 3
     assert "adam" in step.graph().source
+
+
+def test_copies_and_pickles(kernel: loops.Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    optimizer = optim.Adam([nn.Parameter(np.ones(3))])
+    pickled = pickle.dumps(optimizer)
+    assert copy.deepcopy(optimizer)._kernel is pickle.loads(pickled)._kernel is kernel
+    monkeypatch.setitem(sys.modules, "numba", None)
+    loops.adam_kernel.cache_clear()
+    assert pickle.loads(pickled)._kernel is None
+    loops.adam_kernel.cache_clear()
 
 
 @pytest.mark.usefixtures("_without_numba")
