@@ -22,6 +22,7 @@ from tinygrad_cifar.tensor import (
     Op,
     Tensor,
     _Mode,
+    _Modes,
     _wrap,
 )
 
@@ -173,7 +174,7 @@ def _walk(
                     if gradient is None:
                         continue
                     fits = type(gradient) is np.ndarray and gradient.shape == parent.shape
-                    if not fits or gradient.dtype is not parent.dtype or _Mode.detecting:
+                    if not fits or gradient.dtype is not parent.dtype or _Modes.detecting:
                         gradient = _checked(node, i, parent, gradient)
                     if type(parent) is not Node and _shared(gradient, g, node.op):
                         gradient = gradient.copy()
@@ -271,7 +272,7 @@ def _checked(node: Node, i: int, parent: Place, gradient: Any) -> Any:
         if not _broadcasts(shape, gradient.shape):
             raise ShapeError(f"{_where(node, i)} the rule returned shape {gradient.shape}, but the input has {shape}.")
         gradient = sum_to(gradient, shape)
-    if _Mode.detecting and not np.isfinite(unwrap(gradient)).all():
+    if _Modes.detecting and not np.isfinite(unwrap(gradient)).all():
         raise NonFiniteError(f"{_where(node, i)} the rule is the first to return a gradient that is not finite.")
     return gradient
 

@@ -11,6 +11,7 @@ up in the registry ``OPS``. The files of ``ops/`` fill it, so ops import Tensor 
 import contextlib
 import inspect
 import itertools
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
@@ -45,38 +46,44 @@ _new = object.__new__
 _NUMBERS = {bool, int, float}  # Python's numbers take the dtype of the array beside them
 
 
-class _Modes:
-    def __init__(self) -> None:
-        self.recording = True
-        self.detecting = False  # detect_anomaly: look for inf and nan after every op
+class _Modes(threading.local):
+    recording = True  # each thread has its own: one may evaluate while another one trains
+    detecting = 0  # how many detect_anomaly blocks are open, in all threads: set on the class, where it is read sooner
 
 
-_Mode = _Modes()  # an instance: to set an attribute of a class empties Python's caches of it
+_Mode = _Modes()
 
 
 @contextlib.contextmanager
-def _switched(flag: str, value: bool) -> Iterator[None]:
-    before = getattr(_Mode, flag)
-    setattr(_Mode, flag, value)
+def _set_recording(value: bool) -> Iterator[None]:
+    before, _Mode.recording = _Mode.recording, value
     try:
         yield
     finally:
-        setattr(_Mode, flag, before)
+        _Mode.recording = before
 
 
 def no_grad() -> contextlib.AbstractContextManager[None]:
-    """``with no_grad():`` computes without recording a graph, as for evaluation or a hand-written update."""
-    return _switched("recording", False)
+    """``with no_grad():`` computes without recording a graph, as for evaluation or a hand-written update.
+
+    Like ``enable_grad`` it is for the thread that enters it: others record on.
+    """
+    return _set_recording(False)
 
 
 def enable_grad() -> contextlib.AbstractContextManager[None]:
     """``with enable_grad():`` records again inside a ``no_grad`` block."""
-    return _switched("recording", True)
+    return _set_recording(True)
 
 
-def detect_anomaly() -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def detect_anomaly() -> Iterator[None]:
     """``with detect_anomaly():`` raises NonFiniteError at the first op or rule that yields inf or nan. Slower."""
-    return _switched("detecting", True)
+    _Modes.detecting += 1
+    try:
+        yield
+    finally:
+        _Modes.detecting -= 1
 
 
 def is_recording() -> bool:
@@ -201,7 +208,7 @@ class Op:
             out = np.asarray(out)
         if out.dtype is not dtype:
             check_precision(self, arrays, out)
-        if _Mode.detecting:
+        if _Modes.detecting:
             check_finite(self, inputs, arrays, out)
         result = _wrap(out)
         if self.view:

@@ -1,6 +1,7 @@
 """The walk: what it computes, in which order, what it frees, what it refuses, and what it says then."""
 
 import gc
+import threading
 import tracemalloc
 import weakref
 from collections.abc import Callable
@@ -922,6 +923,25 @@ def test_errors_of_a_users_forward_are_left_alone() -> None:
 
 
 # Anomalies ----------------------------------------------------------------------------------------------------------
+
+
+def test_each_thread_records_for_itself() -> None:
+    x, inside, done = leaf(1.0, 2.0), threading.Event(), threading.Event()
+
+    def evaluates() -> None:
+        with tg.no_grad():
+            inside.set()
+            done.wait(10)
+
+    thread = threading.Thread(target=evaluates)
+    thread.start()
+    inside.wait(10)
+    with tg.no_grad():
+        done.set()  # the other one ends in the middle of this block, and puts back what it found
+        thread.join()
+        assert not (x * x).requires_grad
+    (x * x).sum().backward()
+    assert array(x.grad) == [2, 4]
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
