@@ -100,7 +100,10 @@ def main() -> None:
             measure(part, file, quick)
             print(f"{(time.perf_counter() - begin) / 60:.1f} minutes", file=sys.stderr, flush=True)
         records[part.name] = json.loads(file.read_text())
-        page = write(records, docs)
+        try:
+            page = write(records, docs)
+        except KeyError as error:
+            sys.exit(f"{file} has no {error}: another version wrote it. Remove it, and the command measures it again.")
     print(f"wrote {page}", file=sys.stderr)
 
 

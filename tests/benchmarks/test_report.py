@@ -79,6 +79,9 @@ def test_a_part_that_is_there_is_not_measured_again(tmp_path: Path, monkeypatch:
     assert measured == [("epoch", True)]
     assert (kept / "benchmarks.md").exists()
     assert not (tmp_path / "never").exists()
+    (kept / "epoch.json").write_text(json.dumps({"environment": ENVIRONMENT}))
+    with pytest.raises(SystemExit, match=r"epoch\.json has no '\w+': another version wrote it"):
+        report.main()
 
 
 @pytest.mark.parametrize("sweep", scaling.SWEEPS)
