@@ -362,6 +362,7 @@ def _entries(text: str) -> Any:
 @app.command(epilog="Example: tinygrad-cifar check --hidden 50,50 --batch-norm --lam 0.005 --images 10")
 @with_settings("Network", "lam", "l2_convention", "data", "synthetic", "split", "standardise", "seed")
 def check(
+    context: typer.Context,
     config: Config,
     images: Annotated[int, typer.Option(help="training images that the cost is taken over", min=2)] = 10,
     entries: Annotated[str, typer.Option(help="of each parameter: a number, all, or directions")] = "1000",
@@ -385,6 +386,8 @@ def check(
     from tinygrad_cifar.tensor import Tensor
     from tinygrad_cifar.train.build import build_model, load_data, split_data
 
+    if document:
+        _refuse_others(context, "document", "config", "images", "data", "synthetic", "split", "standardise", "seed")
     random.manual_seed(config.seed)
     train, _ = split_data(config, load_data(config))
     shown = train.subset(images)
@@ -410,6 +413,14 @@ def check(
         else:
             print(report)
     raise typer.Exit(0 if report.ok else 1)
+
+
+def _refuse_others(context: typer.Context, option: str, *with_effect: str) -> None:
+    """Raise ConfigError where an option was given that ``option`` leaves without effect."""
+    given = {name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"}  # type: ignore[union-attr]
+    if idle := sorted(given - {option, *with_effect}):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+        raise ConfigError(f"with --{option}, {names} would change nothing: leave out one or the other.")
 
 
 @app.command(epilog="Example: tinygrad-cifar search --vary lam=log:1e-5:1e-1 --trials 30 --jobs 2 --noise-seeds 5")

@@ -59,6 +59,14 @@ def test_a_document(check: Callable[..., tuple[object, str]], monkeypatch: pytes
     assert out.count("**Analytic, central and forward differences") == 2
 
 
+def test_options_that_a_document_leaves_without_effect(check: Callable[..., tuple[object, str]]) -> None:
+    code, _ = check("--synthetic", "--document", "a1", "--hidden", "7", "--no-batch-norm", "--order", "2")
+    assert (
+        code
+        == "error: with --document, --batch-norm, --hidden, --order would change nothing: leave out one or the other."
+    )
+
+
 def test_entries_are_a_number_or_a_word(check: Callable[..., tuple[object, str]]) -> None:
     code, _ = check(*SMALL, "--entries", "many")
     assert code == "error: --entries takes a number above 0, all, or directions; not 'many'."
