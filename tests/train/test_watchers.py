@@ -21,7 +21,7 @@ def test_elsewhere_there_is_a_line_per_epoch(tiny: Cifar10) -> None:
     assert type(watcher) is Lines
     result = run(CYCLIC, data=tiny, watchers=(watcher,))
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "complete cycles of the learning rate: 1 = 2 epochs x 8 steps / (2 x n_s=8)"
+    assert lines[0] == "complete cycles: 1 = 2 epochs x 8 steps / (2 x n_s=8)"
     assert lines[1].split("  ")[-5:] == ["train loss", "accuracy", "validation loss", "accuracy", " left"]
     assert [line[:9] for line in lines[2:]] == ["epoch 1/2", "epoch 2/2"]
     row = result.history[-1]
@@ -43,11 +43,9 @@ def test_in_a_terminal_there_is_a_bar(tiny: Cifar10, monkeypatch: pytest.MonkeyP
 
 
 def test_an_incomplete_cycle_is_warned_of() -> None:
-    assert cycles_note(triangular(0, 1, 2250), 20, 450).startswith(
-        "complete cycles of the learning rate: 2 = 20 epochs"
-    )
+    assert cycles_note(triangular(0, 1, 2250), 20, 450).startswith("complete cycles: 2 = 20 epochs")
     note = cycles_note(triangular(0, 1, 2250), 19, 450)
-    assert note.startswith("warning: 1.90 cycles of the learning rate = 19 epochs x 450 steps")
+    assert note.startswith("warning: incomplete cycles: 1.90 = 19 epochs x 450 steps")
     assert note.endswith("Complete cycles: 2 in 20 epochs.")
 
 
@@ -56,10 +54,10 @@ def test_cycles_count_from_the_end_of_the_warm_up_and_of_an_earlier_training(tin
     run(CYCLIC.with_settings(warm_up=8, cycles=None, epochs=2), data=tiny, watchers=(progress(lines),))
     assert "(2 epochs x 8 steps - 8 of warm-up)" in lines.getvalue()
     schedule = triangular(0, 1, 10)
-    assert cycles_note(schedule, 2, 8, -4).startswith("warning: 0.60 cycles")
+    assert cycles_note(schedule, 2, 8, -4).startswith("warning: incomplete cycles: 0.60 =")
     assert cycles_note(schedule, 2, 8, -4).endswith("Complete cycles: 1 in 3 epochs.")
     assert cycles_note(schedule, 2, 8, 24) == (
-        "complete cycles of the learning rate: 2 = (2 epochs x 8 steps + 24 made before) / (2 x n_s=10)"
+        "complete cycles: 2 = (2 epochs x 8 steps + 24 made before) / (2 x n_s=10)"
     )
     assert cycles_note(schedule, 1, 2, 20).endswith("Complete cycles: 2 in 10 epochs.")
 

@@ -88,11 +88,12 @@ def cycles_note(schedule: triangular, epochs: int, steps_per_epoch: int, before:
         steps = f"({steps} + {before} made before)" if before > 0 else f"({steps} - {-before} of warm-up)"
     arithmetic = f"{steps} / (2 x n_s={schedule.n_s})"
     if cycles == int(cycles):
-        return f"complete cycles of the learning rate: {cycles:.0f} = {arithmetic}"
+        return f"complete cycles: {cycles:.0f} = {arithmetic}"
     whole = max(round(cycles), before // cycle + 1, 1)
+    enough = (whole * cycle - before) / steps_per_epoch
     return (
-        f"warning: {cycles:.2f} cycles of the learning rate = {arithmetic}: the last one is incomplete, so training "
-        f"ends at a high rate. Complete cycles: {whole} in {(whole * cycle - before) / steps_per_epoch:g} epochs."
+        f"warning: incomplete cycles: {cycles:.2f} = {arithmetic},\n"
+        f"so training ends at a high rate. Complete cycles: {whole} in {enough:g} epochs."
     )
 
 
