@@ -36,6 +36,13 @@ def test_three_panels_of_two_lines_over_steps(tmp_path: Path) -> None:
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_ticks_say_where_they_stand() -> None:
+    axes = tg.viz.training_curves({"epoch": [1, 2], "train_accuracy": [0.096, 0.1128]}).axes[0]
+    written = axes.yaxis.get_major_formatter().format_ticks(axes.get_yticks())
+    assert [float(text.removesuffix(" %")) / 100 for text in written] == pytest.approx(list(axes.get_yticks()))
+    assert axes.yaxis.get_major_formatter().format_ticks([0.5, 0.57]) == ["50 %", "57 %"]
+
+
 def test_epochs_stand_in_for_steps_and_validation_may_be_missing() -> None:
     picture = tg.viz.training_curves({"epoch": [1.0], "train_loss": [2.3]})
     assert [axes.get_xlabel() for axes in picture.axes] == ["epoch"] * 3

@@ -80,4 +80,4 @@ def _dress(axes: Axes, heading: str) -> None:
     axes.set_xlabel("epoch", fontsize=11, color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     if heading.endswith("accuracy"):
-        axes.yaxis.set_major_formatter(lambda fraction, _: f"{100 * fraction:.3g} %")
+        axes.yaxis.set_major_formatter(lambda fraction, _: f"{100 * fraction:.6g} %")

@@ -112,7 +112,7 @@ def _dress(axes: Axes, quantity: str, along: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     if quantity == "accuracy":
-        axes.yaxis.set_major_formatter(lambda fraction, _: f"{100 * fraction:.3g} %")
+        axes.yaxis.set_major_formatter(lambda fraction, _: f"{100 * fraction:.6g} %")
 
 
 def _mark_best(axes: Axes, along: NDArray[np.float64], accuracy: NDArray[np.float64] | None) -> None:
