@@ -37,7 +37,7 @@ def test_three_panels_of_two_lines_over_steps(tmp_path: Path) -> None:
 
 
 def test_the_ticks_say_where_they_stand() -> None:
-    axes = tg.viz.training_curves({"epoch": [1, 2], "train_accuracy": [0.096, 0.1128]}).axes[0]
+    axes = tg.viz.training_curves({"epoch": [1, 2], "train_accuracy": [0.096, 0.1128]}).axes[2]
     written = axes.yaxis.get_major_formatter().format_ticks(axes.get_yticks())
     assert [float(text.removesuffix(" %")) / 100 for text in written] == pytest.approx(list(axes.get_yticks()))
     assert axes.yaxis.get_major_formatter().format_ticks([0.5, 0.57]) == ["50 %", "57 %"]
