@@ -80,6 +80,15 @@ def test_dead_units_unused_parameters_and_saturation_are_named() -> None:
     assert any("saturated" in r for r in check(model, x, np.ones_like(y)).parameters["2.weight"].reasons)
 
 
+@pytest.mark.parametrize(("loss", "op"), [(F.cross_entropy, "softmax_cross_entropy"), (F.hinge, "hinge")])
+def test_what_cancels_over_the_samples_is_not_called_saturated(loss, op) -> None:
+    """Where all scores are 0 and each class has as many samples, the terms of the bias's gradient add up to 0."""
+    bias = Tensor(np.zeros(4), requires_grad=True)
+    report = check_gradients(lambda: loss(Tensor(np.zeros((8, 4))) + bias, np.arange(8) % 4), {"bias": bias})
+    assert report.parameters["bias"].counts == {"zero": 4}
+    assert report.parameters["bias"].reasons == [f"4 × {op} #1: what it contributes here cancels"]
+
+
 def test_a_kink_is_named_and_bracketed() -> None:
     x = leaf(0.0, 1.0, -2.0)
     report = tg.check_gradients(lambda: x.relu(), {"x": x})

@@ -7,7 +7,7 @@ a ladder of shrinking real steps is extrapolated.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -68,6 +68,14 @@ class Directions:
 
 
 Probes = Entries | Directions
+
+
+class Stop(NamedTuple):
+    """Where a change ends."""
+
+    step: Step
+    alike: bool  # all entries of its input change by the same
+    cancels: bool  # each entry alone would be passed on
 
 
 class Probe:
@@ -164,9 +172,9 @@ class Probe:
             self.run(probes, sign * h, watch)
         return found
 
-    def vanishing(self, probes: Probes) -> list[tuple[Step, bool] | None]:
-        """Per probe the first step that does not pass the change on, and whether all its inputs change alike."""
-        found: list[tuple[Step, bool] | None] = [None] * len(probes)
+    def vanishing(self, probes: Probes) -> list[Stop | None]:
+        """Per probe the first step that does not pass the change on."""
+        found: list[Stop | None] = [None] * len(probes)
         delta = self.tiny * 1j if self.analytic else 1e-3 * self.scale
 
         def tangent(x: Array, base: Array) -> Array:
@@ -180,10 +188,23 @@ class Probe:
             size = np.max([t.max(1, initial=0) for t in before], axis=0)
             for k in np.flatnonzero((after <= 1e-11 * size) & (size > 0)):
                 if found[k] is None:
-                    found[k] = step, bool(before[0][k].min() > 0.999 * size[k])
+                    local = [g for g, f in zip(self._local(step), flags, strict=True) if f]
+                    passed = [np.max(t[k] * g, initial=0) for t, g in zip(before, local, strict=True)]
+                    alike = before[0][k].min() > 0.999 * size[k]
+                    found[k] = Stop(step, bool(alike), bool(max(passed) > 1e-11 * size[k]))
 
         self.run(probes, delta, watch)
         return found
+
+    def _local(self, step: Step) -> list[Any]:
+        """How far each entry of a step's inputs alone moves its result, by the step's rule; 0 where that fails."""
+        alone = self.program.alone(step)
+        upstream = np.random.default_rng(0).uniform(1, 2, self.program.values[step.slot].shape)
+        try:
+            found = iter(alone.gradients(upstream))
+        except Exception:  # the rule is a user's, and its fault is told elsewhere
+            found = iter(np.zeros_like(x) for x in alone.leaves)
+        return [None if s is None else np.abs(next(found)).ravel() for s in step.sources]
 
     def _flipped(self, step: Step, arguments: list[Any], flags: list[bool]) -> Array:
         """Per copy and unit, whether it is on another side of its kink than at the unchanged values."""

@@ -4,8 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from tinygrad_cifar.gradcheck.probe import Probe
-from tinygrad_cifar.gradcheck.replay import Step
+from tinygrad_cifar.gradcheck.probe import Probe, Stop
 from tinygrad_cifar.gradcheck.verdicts import Findings
 
 LOOKED_AT = 512  # zero entries whose reason is looked up
@@ -44,13 +43,15 @@ def zeros(probe: Probe, found: Findings) -> list[str]:
     return [f"{n}{share} × {reason}" for reason, n in reasons.most_common()]
 
 
-def _stop(stopped: tuple[Step, bool] | None) -> str:
-    if stopped is None:
+def _stop(stop: Stop | None) -> str:
+    if stop is None:
         return "what it contributes cancels"
-    step, alike = stopped
-    if alike and step.op.name in SHIFTS:
-        return f"{step.label}: a shift of all scores changes nothing"
-    return f"{step.label}: {STOPS.get(step.op.name, 'does not pass its change on')}"
+    name, label = stop.step.op.name, stop.step.label
+    if stop.alike and name in SHIFTS:
+        return f"{label}: a shift of all scores changes nothing"
+    if stop.cancels and name != "batch_norm":
+        return f"{label}: what it contributes here cancels"
+    return f"{label}: {STOPS.get(name, 'does not pass its change on')}"
 
 
 def kinks(probe: Probe, found: Findings) -> list[str]:
