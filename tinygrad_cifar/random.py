@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tinygrad_cifar.errors import ConfigError
+
 _seed = 0
 _streams: dict[str, np.random.Generator] = {}
 
@@ -14,8 +16,13 @@ def manual_seed(seed: int) -> None:
     """Restart every random stream from ``seed`` (a non-negative integer).
 
     Until it is called the seed is 0, so a program is reproducible even when it says nothing.
+
+    Raises:
+        ConfigError: it is no such integer.
     """
     global _seed
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise ConfigError(f"a seed is an integer of at least 0, not {seed!r}.")
     _seed = int(seed)
     _streams.clear()
 

@@ -1,5 +1,7 @@
 """A replay is the eager step: the same numbers, bit for bit, whatever changes between the calls."""
 
+import copy
+import pickle
 import tracemalloc
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -334,3 +336,32 @@ def test_random_state_outside_of_the_step_is_left_alone():
     training.run([8] * 4)
     assert type(random._streams) is dict
     assert isinstance(random.stream("dropout"), np.random.Generator)
+
+
+class Loop:
+    """A user's loop that holds its compiled step."""
+
+    def __init__(self):
+        self.model = nn.Linear(3, 2)
+        self.optimizer = optim.SGD(self.model.parameters(), 0.1)
+        self.compiled = tg.compile(self.step)
+
+    def step(self, x):
+        self.optimizer.zero_grad()
+        loss = (self.model(tg.Tensor(x)) ** 2).sum()
+        loss.backward()
+        self.optimizer.step()
+        return loss
+
+    def run(self):
+        return [self.compiled(np.full((2, 3), i, np.float32)).item() for i in range(4)]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda loop: pickle.loads(pickle.dumps(loop))])
+def test_a_copy_trains_by_itself(copied):
+    loop = Loop()
+    loop.run()
+    other, weights = copied(loop), loop.model.weight.numpy().copy()
+    losses = other.run()
+    assert np.array_equal(loop.model.weight.numpy(), weights)
+    assert loop.run() == losses

@@ -70,3 +70,9 @@ def test_drawing_shifts_no_other_stream() -> None:
     tg.manual_seed(0)
     init.normal(Tensor(np.empty(100)))
     assert tg.random.stream("shuffle").random() == expected
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "1", None])
+def test_what_is_no_seed_is_refused(seed):
+    with pytest.raises(ConfigError, match="a seed is an integer of at least 0"):
+        tg.manual_seed(seed)

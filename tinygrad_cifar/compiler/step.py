@@ -35,7 +35,7 @@ def compile(step: Callable[..., Any]) -> "CompiledStep":
     Raises:
         CompileError: at a call of the compiled step, when a replay could not repeat faithfully what it does.
 
-    Example:
+    Examples:
         >>> @compile
         ... def step(x, labels):
         ...     optimizer.zero_grad()
@@ -110,6 +110,10 @@ class CompiledStep:
             error.result = result  # the step itself was done
             raise
         return result
+
+    def __reduce__(self) -> Any:
+        """A copy records anew: the programs work in the memory of the original's model."""
+        return CompiledStep, (self.step,)
 
     def explain(self) -> str:
         """The programs, line by line, with the microseconds that each takes, and why they were recorded."""
