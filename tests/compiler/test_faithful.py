@@ -643,3 +643,47 @@ def test_steps_of_several_threads_do_not_meet():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_what_other_threads_do_while_a_step_is_recorded_is_not_recorded():
+    entered, done = threading.Event(), threading.Event()
+
+    class Slow(nn.Module):
+        def forward(self, x):
+            entered.set()
+            done.wait(10)
+            return nn.F.dropout(x)
+
+    def train(step, calls, model):
+        optimizer = optim.SGD(model.parameters(), 0.1)
+        losses = []
+
+        def eager(x):
+            optimizer.zero_grad()
+            loss = (model(tg.Tensor(x)) ** 2).mean()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        run = step(eager)
+        for i in range(calls):
+            losses.append(run(np.full((4, 3), i, np.float32)).item())
+        return losses
+
+    def model_of(*more):
+        tg.manual_seed(0)
+        return nn.Sequential(nn.Linear(3, 3), *more)
+
+    expected = train(lambda step: step, 6, model_of())
+    done.set()
+    recorded = train(lambda step: step, 6, model_of(Slow()))
+    entered.clear(), done.clear()
+    other, slow, losses = model_of(), model_of(Slow()), []
+    compiled = threading.Thread(target=lambda: losses.extend(train(tg.compile, 6, slow)))
+    compiled.start()
+    assert entered.wait(10)
+    assert train(lambda step: step, 6, other) == expected
+    assert isinstance(random.stream("shuffle").random(), float)
+    done.set()
+    compiled.join()
+    assert losses == recorded

@@ -6,6 +6,7 @@ reading and setting ``t.grad`` tells what becomes of gradients.
 
 import contextlib
 import operator
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -90,7 +91,7 @@ class Recording:
 
     def _watching(self) -> list[tuple[Any, str, Any]]:
         """What stands in the place of Tensor's attributes, and of the ways out of the world of arrays."""
-        make, convert, call, tracer = Tensor.__init__, Tensor.__array__, Module.__call__, self.tracer
+        make, convert, call, update = Tensor.__init__, Tensor.__array__, Module.__call__, Optimizer.step
 
         def init(tensor: Tensor, data: Any, requires_grad: bool = False, dtype: Any = None) -> None:
             array = data.data if isinstance(data, Tensor) else data
@@ -99,27 +100,33 @@ class Recording:
             make(tensor, data, requires_grad, dtype)
 
         def as_array(tensor: Tensor, dtype: Any = None, copy: bool | None = None) -> Array:
-            tracer.refuse(
-                "np.asarray of a Tensor takes its values out of the step while that is recorded. Use NumPy functions "
-                "on the Tensor itself or on t.data, or return it from the step."
-            )
+            if not self._idle():
+                self.tracer.refuse(
+                    "np.asarray of a Tensor takes its values out of the step while that is recorded. Use NumPy "
+                    "functions on the Tensor itself or on t.data, or return it from the step."
+                )
             return convert(tensor, dtype, copy)
 
         def forward(module: Module, *args: Any, **kwargs: Any) -> Any:
-            self.around.reach(module)
+            if not self._idle():
+                self.around.reach(module)
             return call(module, *args, **kwargs)
 
         return [
             (Tensor, "data", property(self._data, self._set_data)),
             (Tensor, "grad", property(self._gradient, self._set_gradient)),
             (Tensor, "__init__", init), (Tensor, "__array__", as_array), (Module, "__call__", forward),
-            (Optimizer, "step", lambda optimizer: self._update(optimizer)),
+            (Optimizer, "step", lambda optimizer: update(optimizer) if self._idle() else self._update(optimizer)),
             (random, "_streams", Random(random._streams)),
         ]  # fmt: skip
 
+    def _idle(self) -> bool:
+        """Whether what happens now is not the step's: the recording's own work, or another thread's."""
+        return self._paused or threading.get_ident() != self.tracer.thread
+
     def _data(self, tensor: Tensor) -> Array:
         array: Array = vars(tensor)["data"]
-        if type(array) is Traced or self._paused:
+        if type(array) is Traced or self._idle():
             return array
         if tensor not in self._used:
             self.versions.setdefault(tensor, tensor.version[0])
@@ -132,7 +139,7 @@ class Recording:
 
     def _set_data(self, tensor: Tensor, array: Array) -> None:
         held = vars(tensor)
-        if not self._paused:
+        if not self._idle():
             if type(array) is np.ndarray:
                 self.tracer.view(array)
                 array = array.view(Traced)
@@ -146,7 +153,7 @@ class Recording:
 
     def _gradient(self, tensor: Tensor) -> Tensor | None:
         gradient: Tensor | None = vars(tensor).get("grad")
-        if not (self._paused or tensor in self.gradients or tensor in self._made):
+        if not (self._idle() or tensor in self.gradients or tensor in self._made):
             self.cleared.add(tensor)
             if gradient is not None:
                 self.tracer.refuse(
@@ -157,7 +164,7 @@ class Recording:
 
     def _set_gradient(self, tensor: Tensor, gradient: Tensor | None) -> None:
         vars(tensor)["grad"] = gradient
-        if tensor not in self._made:
+        if not self._idle() and tensor not in self._made:
             self.gradients[tensor] = gradient
 
     def _update(self, optimizer: Optimizer) -> None:

@@ -10,6 +10,7 @@ import functools
 import operator
 import os
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -150,9 +151,9 @@ class Draws:
         self._generator, self._stream = generator, stream
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._generator, name)
-        if _tracer and not callable(found):
-            _tracer.refuse(_SET_BACK)
+        found, tracer = getattr(self._generator, name), _here()
+        if tracer and not callable(found):
+            tracer.refuse(_SET_BACK)
         return functools.partial(_drawn, found, Draw(self._stream, name)) if callable(found) else found
 
 
@@ -167,17 +168,17 @@ class Random(dict[str, Any]):
             del self[name]
 
     def __delitem__(self, name: str) -> None:
-        if _tracer:
-            _tracer.refuse(_SET_BACK)
+        if tracer := _here():
+            tracer.refuse(_SET_BACK)
         super().__delitem__(name)
 
 
 def _drawn(method: Callable[..., Any], draw: Draw, *args: Any, **kwargs: Any) -> Any:
-    result = method(*args, **kwargs)
-    if _tracer and not isinstance(result, np.ndarray):
-        _tracer.refuse(f"{draw.method} gives no array, which is not recorded. Draw an array: size=1, or a permutation.")
-    elif _tracer:
-        _tracer.record(draw, _tracer.encode(args), kwargs, "out", _tracer.add(result, "planned"))
+    result, tracer = method(*args, **kwargs), _here()
+    if tracer and not isinstance(result, np.ndarray):
+        tracer.refuse(f"{draw.method} gives no array, which is not recorded. Draw an array: size=1, or a permutation.")
+    elif tracer:
+        tracer.record(draw, tracer.encode(args), kwargs, "out", tracer.add(result, "planned"))
         return result.view(Traced)
     return result
 
@@ -242,6 +243,11 @@ def at_work() -> bool:
     return _tracer is not None
 
 
+def _here() -> "Tracer | None":
+    """The one at work, if it records what this thread does."""
+    return _tracer if _tracer and _tracer.thread == threading.get_ident() else None
+
+
 def _call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if _tracer is None:
         return function(*_plain(args), **_plain(kwargs))
@@ -286,6 +292,7 @@ class Tracer:
         self._numbers: dict[int, int] = {}  # id of an array that owns memory -> the number of its root
         self.pinned: dict[str, float] = {}  # numbers that Python code looked at, by their code
         self.refusal = ""  # the first thing that a replay could not do
+        self.thread = threading.get_ident()
 
     def __enter__(self) -> None:
         global _tracer
