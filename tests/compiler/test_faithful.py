@@ -55,6 +55,32 @@ class Loop:
         return self.update(x)
 
 
+class Base(nn.Module):
+    def __init__(self, config):
+        self.config = config
+
+    def forward(self, x):
+        return x * self.config.rate * SCALE
+
+
+class Derived(Base):
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+class ByName:
+    """Settings by name, in a dict behind ``config.rate`` or ``config["rate"]``, as some libraries have them."""
+
+    def __init__(self, **settings):
+        self._settings = settings
+
+    def __getattr__(self, name):
+        return self._settings[name]
+
+    def __getitem__(self, name):
+        return self._settings[name]
+
+
 class Scaled(nn.Module):
     def forward(self, x):
         return x * self.factor()
@@ -145,6 +171,32 @@ def global_read_in_the_forward_of_a_module(compiled):
     model = Scaled()
     step = compiled(lambda x: model(tg.Tensor(x)))
     return at(lambda i: step(batch(i)), lambda: globals().update(SCALE=3.0))
+
+
+def setting_read_behind_super(compiled):
+    config = SimpleNamespace(rate=0.5)
+    model = Derived(config)
+    step = compiled(lambda x: model(tg.Tensor(x)))
+    return at(lambda i: step(batch(i)), lambda: setattr(config, "rate", 0.25))
+
+
+def global_read_behind_super(compiled):
+    globals()["SCALE"] = 1.0
+    model = Derived(SimpleNamespace(rate=0.5))
+    step = compiled(lambda x: model(tg.Tensor(x)))
+    return at(lambda i: step(batch(i)), lambda: globals().update(SCALE=3.0))
+
+
+def setting_behind_getattr(compiled):
+    config = ByName(rate=0.5)
+    step = compiled(lambda x: tg.Tensor(x) * config.rate)
+    return at(lambda i: step(batch(i)), lambda: config._settings.update(rate=0.25))
+
+
+def setting_behind_getitem(compiled):
+    config = ByName(rate=0.5)
+    step = compiled(lambda x: tg.Tensor(x) * config["rate"])
+    return at(lambda i: step(batch(i)), lambda: config._settings.update(rate=0.25))
 
 
 def setting_of_a_compiled_step_within(compiled):
@@ -446,6 +498,7 @@ RIGHT = [
     setting_in_a_dict, setting_in_a_nested_dict_of_an_object, setting_in_a_list, setting_in_a_global_dict,
     setting_in_a_class, setting_in_a_slot, setting_in_a_module_of_python, setting_read_in_a_helper_method,
     setting_of_the_class_taken_over_by_the_object, global_read_in_the_forward_of_a_module,
+    setting_read_behind_super, global_read_behind_super, setting_behind_getattr, setting_behind_getitem,
     setting_of_a_compiled_step_within, rate_of_the_optimiser_returned, weights_shrunk_with_the_rate_of_the_optimiser,
     setting_beside_an_object_without_a_real_dict, parameters_in_a_list,
     hook_on_a_parameter, second_hook_on_a_parameter, number_that_is_an_argument,

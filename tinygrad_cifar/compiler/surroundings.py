@@ -18,6 +18,7 @@ from tinygrad_cifar.tensor import Array, Tensor
 _PLAIN = (Tensor, int, float, str, bytes, type(None), np.generic)
 _GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
 _LIBRARIES = {"numpy", "tinygrad_cifar", *sys.stdlib_module_names}
+_NOT_READING = {"__init__", "__new__", "__post_init__", "__setattr__", "__repr__", "__str__", "__del__"}
 LARGE = 1000  # entries: lists and dicts from here on, and arrays of more bytes than 64 times that, hold data
 
 
@@ -122,11 +123,15 @@ class Surroundings:
             thing.training = thing.training  # an attribute of its own, so that a switch and back leaves no trace
             if _users(type(thing)):
                 self._objects.append(thing)
-            return [*self._all(vars(thing), type(thing).__name__, "{}.{}"), _method(thing, "forward")]
+            return [
+                *self._all(vars(thing), type(thing).__name__, "{}.{}"),
+                *_methods(thing, "forward"),
+                *_implicit(thing),
+            ]
         if isinstance(thing, Optimizer):
             for name in vars(thing):
                 self.watch(vars(thing), name, f"{type(thing).__name__}.{name}")
-            return [_method(thing, name) for name in ("step", "update", "coefficients")]
+            return [method for name in ("step", "update", "coefficients") for method in _methods(thing, name)]
         if isinstance(thing, np.ndarray):
             if thing.nbytes <= LARGE << 6:
                 self.arrays.append((thing, thing.tobytes(), self._label(thing)))
@@ -138,7 +143,7 @@ class Surroundings:
         elif _users(type(thing)) or (hasattr(thing, "__dict__") and not type(thing).__module__.startswith("numpy")):
             self._objects.append(thing)
             held = [value for value in _inside(thing).values() if not isinstance(value, list | dict)]
-            return [*held, _method(thing, "__call__")]
+            return [*held, *_implicit(thing)]
         return ()
 
     def _label(self, thing: Any) -> str:
@@ -167,11 +172,13 @@ class Surroundings:
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             known[name] = self.watch(cell, "cell_contents", name)
         yield from (*known.values(), *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
-        thing: Any = None
+        thing, behind_super = None, "super" in function.__code__.co_names
         for operation, name in _instructions(function.__code__):
-            if operation in ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR"):
+            if "ATTR" in operation or "METHOD" in operation:
                 self.names.add(name)
-                yield _method(thing, name)
+                yield from _methods(thing, name)
+                if behind_super:
+                    yield from _methods(owner, name)
                 thing = _inside(thing).get(name)
             elif operation in ("LOAD_GLOBAL", "STORE_GLOBAL"):
                 thing = function.__globals__.get(name)
@@ -200,14 +207,19 @@ def _instructions(code: types.CodeType) -> list[tuple[str, str]]:
     return found
 
 
-def _method(thing: Any, name: str) -> types.MethodType | None:
-    """The method or property of that name, bound, where it is written in Python."""
+def _methods(thing: Any, name: str) -> Iterator[types.MethodType]:
+    """The methods or properties of that name, of the class and of its bases, bound, where they are written in Python."""
     for cls in (thing if isinstance(thing, type) else type(thing)).__mro__:
-        if name in vars(cls):
-            found = vars(cls)[name]
-            function = getattr(found, "fget", None) or getattr(found, "__func__", found)
-            return types.MethodType(function, thing) if isinstance(function, types.FunctionType) else None
-    return None
+        found = vars(cls).get(name)
+        function = getattr(found, "fget", None) or getattr(found, "__func__", found)
+        if isinstance(function, types.FunctionType):
+            yield types.MethodType(function, thing)
+
+
+def _implicit(thing: Any) -> list[types.MethodType]:
+    """The methods that Python calls by itself: for an operator, an index, an attribute that is not there."""
+    names = {name for cls in type(thing).__mro__ if _users(cls) for name in vars(cls) if name.startswith("__")}
+    return [method for name in names - _NOT_READING for method in _methods(thing, name)]
 
 
 def _is_data(value: Any) -> bool:
