@@ -2,8 +2,9 @@
 
 import random as python_random
 import threading
+from collections import UserDict, deque
 from dataclasses import dataclass
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -197,6 +198,41 @@ def setting_behind_getitem(compiled):
     config = ByName(rate=0.5)
     step = compiled(lambda x: tg.Tensor(x) * config["rate"])
     return at(lambda i: step(batch(i)), lambda: config._settings.update(rate=0.25))
+
+
+def setting_in_an_array_that_python_reads(compiled):
+    rates = np.array([0.5, 0.1])
+    step = compiled(lambda x: tg.Tensor(x) * rates[0] * (2 if rates[1] > 0.05 else 3))
+    return at(lambda i: step(batch(i)), lambda: rates.__imul__(0.25))
+
+
+def setting_on_a_function(compiled):
+    def scale(x):
+        return x * scale.rate
+
+    scale.rate = 0.5
+    step = compiled(lambda x: scale(tg.Tensor(x)))
+    return at(lambda i: step(batch(i)), lambda: setattr(scale, "rate", 0.25))
+
+
+def setting_by_a_name_in_a_string(compiled):
+    config = SimpleNamespace(rate=0.5, decay=0.5, chosen="decay")
+    step = compiled(lambda x: tg.Tensor(x) * getattr(config, "rate") * getattr(config, config.chosen))  # noqa: B009
+    return at(lambda i: step(batch(i)), lambda: (setattr(config, "rate", 0.25), setattr(config, "decay", 0.1)))
+
+
+def settings_in_other_containers(compiled):
+    flags, rates, more, hidden = {"double"}, deque([0.5, 0.1]), UserDict(rate=0.5), {"rate": 0.5}
+    shown = MappingProxyType(hidden)
+    changes = [flags.clear, lambda: rates.rotate(1), lambda: more.update(rate=0.2), lambda: hidden.update(rate=0.1)]
+    step = compiled(lambda x: tg.Tensor(x) * (2 if "double" in flags else 3) * rates[0] * more["rate"] * shown["rate"])
+
+    def call(i):
+        if 4 <= i < 8:
+            changes[i - 4]()
+        return step(batch(i))
+
+    return call
 
 
 def setting_of_a_compiled_step_within(compiled):
@@ -499,7 +535,9 @@ RIGHT = [
     setting_in_a_class, setting_in_a_slot, setting_in_a_module_of_python, setting_read_in_a_helper_method,
     setting_of_the_class_taken_over_by_the_object, global_read_in_the_forward_of_a_module,
     setting_read_behind_super, global_read_behind_super, setting_behind_getattr, setting_behind_getitem,
-    setting_of_a_compiled_step_within, rate_of_the_optimiser_returned, weights_shrunk_with_the_rate_of_the_optimiser,
+    setting_in_an_array_that_python_reads, setting_on_a_function, setting_by_a_name_in_a_string,
+    settings_in_other_containers, setting_of_a_compiled_step_within, rate_of_the_optimiser_returned,
+    weights_shrunk_with_the_rate_of_the_optimiser,
     setting_beside_an_object_without_a_real_dict, parameters_in_a_list,
     hook_on_a_parameter, second_hook_on_a_parameter, number_that_is_an_argument,
     setting_that_changes_after_the_first_call, loop_variables_named_like_attributes,

@@ -10,6 +10,7 @@ import numpy as np
 from tinygrad_cifar import random
 from tinygrad_cifar.compiler.plan import placed, simplified
 from tinygrad_cifar.compiler.recording import Recording
+from tinygrad_cifar.compiler.surroundings import contents
 from tinygrad_cifar.compiler.trace import COPIES, Call, Draw, Operation, Root, Scalar, View, piece
 from tinygrad_cifar.errors import CompileError
 from tinygrad_cifar.tensor import Array, Tensor
@@ -55,7 +56,6 @@ class Program:
         self.run = self._compiled([line.code for line in self.lines], {})
         for root in self.roots:
             root.array = root.snapshot = _NOTHING  # what the recording computed is not needed any more
-        self.around.arrays.clear()  # nor are its copies
 
     def __str__(self) -> str:
         count = sum(line.op is not None for line in self.lines)
@@ -182,6 +182,9 @@ class Program:
             if id(place.held) not in around.whole:
                 looks.append(at)
                 expected.append(place.value)
+        for thing, before, _ in around.contents:
+            looks.append(f"{self.name(contents, 'f')}({self.name(thing, 'x')})")
+            expected.append(before)
         self.names.update(expected=expected, cleared=list(recording.cleared))
         changed = " or ".join([f"[{', '.join(looks)}] != expected", *single])
         changed = f"try:\n        if {changed}: return MISS\n    except Exception: return MISS"  # it cannot be compared

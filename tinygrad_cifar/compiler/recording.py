@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from tinygrad_cifar import random
-from tinygrad_cifar.compiler.surroundings import Surroundings
+from tinygrad_cifar.compiler.surroundings import Surroundings, contents
 from tinygrad_cifar.compiler.trace import Call, Number, Operation, Random, Root, Scalar, Traced, Tracer, View, operation
 from tinygrad_cifar.errors import CompileError
 from tinygrad_cifar.nn.module import Module
@@ -226,7 +226,9 @@ class Recording:
         """Raise CompileError where the step did something that its array operations do not tell of."""
         if self.tracer.refusal:
             raise CompileError(self.tracer.refusal)
-        for label in (*self.around.changed(), *self._unseen()):
+        written = {v.root for op in self.tracer.operations for v in op.writes}
+        self.around.contents = [c for c in self.around.contents if not self._live(c[0], c[1], written)]
+        for label in self.around.changed():
             raise CompileError(
                 f"the step changes {label}, which a replay would not: it repeats array operations only. Count, "
                 "schedule and store outside of the compiled step; write to arrays in place, from Tensors or t.data."
@@ -240,13 +242,10 @@ class Recording:
             for optimizer, _, _ in self.rates:
                 self.around.places.pop((id(vars(optimizer)), "lr"), None)
 
-    def _unseen(self) -> Iterator[str]:
-        """Arrays from outside that were changed by no recorded operation."""
-        written = {v.root for op in self.tracer.operations for v in op.writes}
-        for array, before, label in self.around.arrays:
-            view = self.tracer.find(array)
-            if array.tobytes() != before and (view is None or view.root not in written):
-                yield label
+    def _live(self, thing: Any, before: Any, written: set[int]) -> bool:
+        """Whether it is an array that the operations use: then a replay finds what is in it, and changes it alike."""
+        view = self.tracer.find(thing) if isinstance(thing, np.ndarray) else None
+        return view is not None and (view.root in written or contents(thing) == before)
 
     def difference(self, before: "Recording") -> str:
         """In what this recording differs from the one before, or ""."""

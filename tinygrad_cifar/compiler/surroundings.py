@@ -6,6 +6,7 @@ import pickle
 import random
 import sys
 import types
+from collections import UserDict, UserList, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from tinygrad_cifar.nn.module import Module
 from tinygrad_cifar.optim.optimizer import Optimizer
-from tinygrad_cifar.tensor import Array, Tensor
+from tinygrad_cifar.tensor import Tensor
 
 _PLAIN = (Tensor, int, float, str, bytes, type(None), np.generic)
 _GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
@@ -60,8 +61,8 @@ class Surroundings:
     def __init__(self) -> None:
         self.places: dict[tuple[int, Any], Place] = {}
         self.whole: dict[int, tuple[Any, str, int]] = {}  # dicts and lists of which all is watched, and their sizes
-        self.arrays: list[tuple[Array, bytes, str]] = []  # small ones, and what was in them
-        self.names: set[str] = set()  # of attributes in the code
+        self.contents: list[tuple[Any, Any, str]] = []  # small arrays, sets and the like, and what was in them
+        self.names: set[str] = set()  # of attributes in the code, and strings, which getattr may take
         self._states: list[tuple[str, Callable[[], Any], bytes]] = []  # of random generators
         self._seen: dict[Any, Any] = {}
         self._labels: dict[int, str] = {}
@@ -73,6 +74,8 @@ class Surroundings:
         """Watch a place from now on; returns what is there."""
         value = _look(held, name)
         self._labels.setdefault(id(value), label)
+        if isinstance(value, str):
+            self.names.add(value)
         return self.places.setdefault((id(held), name), Place(held, name, label, value)).value
 
     def _watch_generator(self, label: str, state: Callable[[], Any]) -> None:
@@ -88,6 +91,7 @@ class Surroundings:
         """What is not as it was, by the names that the user gave it."""
         yield from (place.label for place in self.places.values() if place.changed())
         yield from (label for held, label, size in self.whole.values() if len(held) != size)
+        yield from (label for thing, before, label in self.contents if contents(thing) != before)
 
     def drawn(self) -> Iterator[str]:
         """The random generators that were used and are none of the package's streams."""
@@ -112,13 +116,20 @@ class Surroundings:
         self._seen[key] = thing  # and so it keeps its address
         if method or isinstance(thing, types.FunctionType):
             code = isinstance(function, types.FunctionType) and (thing is step or _users(function))
+            self._objects += [function] * code
             return [owner, *(self._function(function, owner) if code else ())]
         if isinstance(thing, functools.partial):
             return [thing.func, *thing.args, *thing.keywords.values()]
         if isinstance(thing, list | dict):
             return self._all(thing, self._label(thing), "{}[{!r}]") if len(thing) < LARGE else ()
-        if isinstance(thing, tuple | set | frozenset):
+        if isinstance(thing, UserDict | UserList):
+            return [thing.data]
+        if isinstance(thing, tuple | frozenset):
             return list(thing)[:LARGE]
+        if isinstance(thing, np.ndarray | set | deque | types.MappingProxyType):
+            if id(thing) in self._labels and contents(thing) is not None:
+                self.contents.append((thing, contents(thing), self._label(thing)))
+            return ()
         if isinstance(thing, Module):
             thing.training = thing.training  # an attribute of its own, so that a switch and back leaves no trace
             if _users(type(thing)):
@@ -132,10 +143,7 @@ class Surroundings:
             for name in vars(thing):
                 self.watch(vars(thing), name, f"{type(thing).__name__}.{name}")
             return [method for name in ("step", "update", "coefficients") for method in _methods(thing, name)]
-        if isinstance(thing, np.ndarray):
-            if thing.nbytes <= LARGE << 6:
-                self.arrays.append((thing, thing.tobytes(), self._label(thing)))
-        elif isinstance(thing, _GENERATORS):
+        if isinstance(thing, _GENERATORS):
             self._watch_generator(self._label(thing), functools.partial(pickle.dumps, thing))
         elif isinstance(thing, type | types.ModuleType):
             if _users(thing):
@@ -173,6 +181,7 @@ class Surroundings:
             known[name] = self.watch(cell, "cell_contents", name)
         yield from (*known.values(), *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
         thing, behind_super = None, "super" in function.__code__.co_names
+        self.names |= set(_strings(function.__code__))
         for operation, name in _instructions(function.__code__):
             if "ATTR" in operation or "METHOD" in operation:
                 self.names.add(name)
@@ -207,8 +216,26 @@ def _instructions(code: types.CodeType) -> list[tuple[str, str]]:
     return found
 
 
+def _strings(code: types.CodeType) -> Iterator[str]:
+    """The texts in code and in what is defined in it."""
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _strings(constant)
+        elif isinstance(constant, str):
+            yield constant
+
+
+def contents(thing: Any) -> bytes | list[Any] | None:
+    """What is in an array, a set, a deque or a mapping, to be compared later; None where that is much, or not plain."""
+    if isinstance(thing, np.ndarray):
+        return thing.tobytes() if thing.nbytes <= LARGE << 6 else None
+    found = [*thing, *(thing.values() if isinstance(thing, Mapping) else ())]
+    plain = len(found) < LARGE and all(isinstance(x, _PLAIN) and not isinstance(x, Tensor) for x in found)
+    return found if plain else None
+
+
 def _methods(thing: Any, name: str) -> Iterator[types.MethodType]:
-    """The methods or properties of that name, of the class and of its bases, bound, where they are written in Python."""
+    """The methods or properties of that name, of the class and its bases, bound, where they are written in Python."""
     for cls in (thing if isinstance(thing, type) else type(thing)).__mro__:
         found = vars(cls).get(name)
         function = getattr(found, "fget", None) or getattr(found, "__func__", found)
