@@ -53,9 +53,9 @@ class Surroundings:
     """The places that a replay relies on.
 
     Variables of closures, and globals; all attributes of modules and optimisers, and all that lists and dicts hold; of
-    other objects, of classes and of Python modules the attributes that the code names. Code of this package, of NumPy
-    and of other libraries is not looked at, unless it is the step itself. What a Tensor holds is watched as soon as it
-    is used.
+    other objects, of functions, classes and Python modules the attributes that the code names, or texts in it; what is
+    in small arrays, sets and deques, unless array operations use them. Code of this package, of NumPy and of other
+    libraries is not looked at, unless it is the step itself. What a Tensor holds is watched as soon as it is used.
     """
 
     def __init__(self) -> None:
