@@ -147,7 +147,7 @@ def test_unresolved_says_what_would_resolve_it() -> None:
     x = leaf(1.0)
     report = check_gradients(lambda: drowned(x), [x])
     assert report.parameters["[0]"].verdict == "unresolved"
-    assert "scale it up" in str(report)
+    assert "rounding moves the result by up to" in str(report)
     assert not report.ok
 
 

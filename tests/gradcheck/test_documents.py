@@ -53,7 +53,7 @@ def test_batch_norm_is_right(depth: int) -> None:
     for layer, gradient, *_, verdict, why in table.rows:
         last = layer == f"Layer{depth}"
         if last and gradient in ("gamma", "beta"):
-            assert (verdict, why) == ("zero", "unused: the result does not depend on it")
+            assert (verdict, why) == ("zero", "unused: no op leads from it to the result")
         elif gradient == "bias" and not last:
             assert verdict == "zero"
             assert "batch norm removes a constant shift" in why

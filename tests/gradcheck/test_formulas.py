@@ -97,8 +97,21 @@ def test_it_names_the_term_and_the_layer(edit: Any, term: str, layer: int) -> No
     assert not report.ok
     assert report.first is not None
     assert term in report.first.term, report
-    assert f"wrong from layer {layer} on" in report.headline
+    below = [v for v in report.parameters.values() if int(v.name[-1]) < layer]
+    alone = below and not any(v.wrong for v in below)
+    assert (f"wrong in layer {layer}" if alone else f"wrong from layer {layer} on") in report.headline
     assert report.backprop.ok
+
+
+@pytest.mark.parametrize("sizes", [(6, 3, 2), (6, 2, 3), (6, 1, 3)])
+def test_one_or_two_numbers_are_not_explained_by_made_up_terms(sizes: tuple[int, ...]) -> None:
+    model, rng = nn.mlp(sizes, dtype=float), np.random.default_rng(0)
+    for parameter in model.parameters():
+        parameter.data += 0.3 * rng.standard_normal(parameter.shape)
+    nonsense = edited(lambda name, g, p, lam: g + np.arange(g.size) + 0.1 if g.size <= 2 else g)
+    found = [v for v in check_formula(nonsense, model, X, Y % sizes[-1]).parameters.values() if v.wrong]
+    assert found
+    assert {v.term for v in found} == {"no known mistake explains it"}
 
 
 FORMULA_OF = {

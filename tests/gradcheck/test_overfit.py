@@ -9,6 +9,7 @@ from tinygrad_cifar import nn, random
 from tinygrad_cifar.errors import ConfigError
 from tinygrad_cifar.gradcheck import overfits
 from tinygrad_cifar.gradcheck.faults import cross_entropy, replaced_rule
+from tinygrad_cifar.tensor import Tensor
 
 RNG = np.random.default_rng(0)
 BATCH = RNG.standard_normal((20, 30)).astype(np.float32), RNG.integers(0, 5, 20)
@@ -55,6 +56,17 @@ def frozen() -> nn.Sequential:
     return model
 
 
+class Then(nn.Module):
+    """A network whose scores go through ``last``."""
+
+    def __init__(self, last: Any, middle: Any = lambda h: h) -> None:
+        self.first, self.second = nn.Linear(30, 20), nn.Linear(20, 5)
+        self.middle, self.last = middle, last
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.second(self.middle(self.first(x)).relu()))
+
+
 @pytest.mark.parametrize(
     ("model", "batch", "options", "reason"),
     [
@@ -62,6 +74,13 @@ def frozen() -> nn.Sequential:
         (dead, BATCH, {"steps": 50}, "0.weight, 0.bias, 2.weight never moved"),
         (frozen, BATCH, {}, "no parameter requires a gradient"),
         (lambda: nn.mlp([30, 20, 5]), BATCH, {"steps": 10, "lr": 1e-3}, "still falls"),
+        (lambda: nn.mlp([30, 20, 5]), BATCH, {"steps": 20, "lr": 1e-6}, "still falls"),
+        (lambda: nn.mlp([30, 20, 5]), BATCH, {"steps": 20, "lr": 0.0}, "never moved: lr=0 is too small"),
+        (lambda: nn.mlp([30, 20, 5]), BATCH, {"steps": 20, "lr": 1e-12}, "never moved: lr=1e-12 is too small"),
+        (lambda: Then(nn.F.softmax), BATCH, {"steps": 200}, "scores are probabilities"),
+        (lambda: Then(nn.F.relu), BATCH, {"steps": 200}, "scores are cut off at 0"),
+        (lambda: Then(lambda s: s, lambda h: h.detach()), BATCH, {"steps": 20},
+         "first.weight, first.bias never moved: no gradient at all, so unused, or cut off"),
         (lambda: nn.mlp([30, 20, 5]), (np.full((20, 30), np.nan), BATCH[1]), {}, "the loss is"),
     ],
 )  # fmt: skip

@@ -49,14 +49,14 @@ def examine(program: Program, step: Step, rng: np.random.Generator, suspects: di
 def _probes(program: Program, leaf: int, suspects: Array | None, rng: np.random.Generator) -> Iterator[Probes]:
     """All entries, or of many some, and directions; where numbers are tied, all of them together."""
     x = program.leaves[leaf]
-    if has_ties(program):
-        yield Directions(np.ones((1, *x.shape)))
     if x.size <= ALL:
         yield Entries(np.arange(x.size))
-        return
-    some = rng.choice(x.size, SAMPLE, replace=False)
-    yield Entries(np.unique(np.concatenate([some, [] if suspects is None else suspects]).astype(int)))
-    yield Directions(rng.standard_normal((4, *x.shape)))
+    else:
+        some = rng.choice(x.size, SAMPLE, replace=False)
+        yield Entries(np.unique(np.concatenate([some, [] if suspects is None else suspects]).astype(int)))
+        yield Directions(rng.standard_normal((4, *x.shape)))
+    if has_ties(program):
+        yield Directions(np.ones((1, *x.shape)))
 
 
 def _alone_raises(program: Program, leaf: int, upstream: Array) -> bool:

@@ -67,9 +67,9 @@ def check_gradients(
     parameters = named(wrt)
     rng = np.random.default_rng(seed)
     with preserved(f, parameters, wrt), np.errstate(all="ignore"):
-        report = _check(f, parameters, entries, rng)
+        report = _check(f, parameters, entries, rng, "f takes")
         if order == 2 and report.ok:
-            report = _check(_gradient_of(f, parameters, rng), parameters, entries, rng)
+            report = _check(_gradient_of(f, parameters, rng), parameters, entries, rng, "f, or an op's rule, takes")
             report.order = 2
     report.seconds = time.perf_counter() - start
     return report
@@ -105,7 +105,7 @@ def named(wrt: Wrt) -> dict[str, Tensor]:
 
 
 def _check(
-    f: Callable[[], Tensor], parameters: dict[str, Tensor], entries: int | str, rng: np.random.Generator
+    f: Callable[[], Tensor], parameters: dict[str, Tensor], entries: int | str, rng: np.random.Generator, taken: str
 ) -> GradientReport:
     with preserved(f, parameters):
         native, result = record(f, parameters)
@@ -132,8 +132,8 @@ def _check(
         reports[name].reasons = ["f depends on it in a way that was not recorded"]
     if suspects and not local:
         local = [fault for step in program.steps for fault in blame.examine(program, step, rng, suspects)]
-    faults = [*local, *[Blame("not recorded", name, f"{op + ' uses it as a constant: ' if op else ''}f takes its value "
-                              "out of the graph (.data, .numpy(), .detach(), no_grad())")
+    faults = [*local, *[Blame("not recorded", name, f"{op + ' uses it as a constant: ' if op else ''}{taken} its "
+                              "value out of the graph (.data, .numpy(), .detach(), no_grad())")
                         for name, op in hidden.items()]]  # fmt: skip
     if suspects and not faults:
         faults = [Blame("backward", "", f"every op's rule is right alone, but {_why_not_together(sides)}")]

@@ -79,7 +79,9 @@ class FormulaReport:
         above = "" if layer == deepest else f"; above it, layer{'s' * (deepest - layer > 1)} " + (
             f"{layer + 1} to {deepest} are right" if deepest - layer > 1 else f"{deepest} is right"
         )  # fmt: skip
-        return f"your formula is wrong from layer {layer} on: {self.first.name}: {self.first.term}{above}"
+        below = [v.wrong in ("yours", "both") for v in self.parameters.values() if _layer(v.name) < layer]
+        where = f"in layer {layer}" if below and not any(below) else f"from layer {layer} on"
+        return f"your formula is wrong {where}: {self.first.name}: {self.first.term}{above}"
 
     def __str__(self) -> str:
         rows = [list(COLUMNS), *[v.row() for v in self.parameters.values()]]
@@ -238,13 +240,17 @@ def _simple(case: _Case, name: str, theirs: Array) -> str:
         return "transposed"
     if not theirs.any():
         return "missing: all zeros"
+    n = len(case.x)
+    if theirs.size <= 2:  # any two numbers are so much of one term and so much of another
+        a = float(np.vdot(theirs, right) / np.vdot(right, right)) if right.any() else 0.0
+        return _factor(a, n) if _is_known(a, n) and _same(a * right, theirs) else ""
     decay = case.decay if name.startswith("W") else 0.0
     data = right - decay * parameter
     terms = np.stack([data.ravel(), parameter.ravel()], 1)
     (a, c), *_ = np.linalg.lstsq(terms, theirs.ravel(), rcond=None)
     if not _same(terms @ [a, c], theirs.ravel()):
         return ""
-    said = [_factor(a, len(case.x))] if not math.isclose(a, 1, rel_tol=1e-6) else []
+    said = [_factor(a, n)] if not math.isclose(a, 1, rel_tol=1e-6) else []
     if abs(c - decay) > 1e-6 * max(abs(c), decay) and not _same(terms @ [a, decay], theirs.ravel()):
         said.append(_l2(c, case, name))
     return ", ".join(said) or "right to six digits only: computed in float32?"
@@ -254,14 +260,23 @@ def _same(a: Array, b: Array) -> bool:
     return bool(np.abs(a - b).max(initial=0) <= 1e-6 * np.abs(b).max(initial=0))
 
 
-def _factor(a: float, n: int) -> str:
+def _known_factors(n: int) -> dict[float, str]:
     known = {
         n / (n - 1 or 1): "n - 1 for n", n: f"1/n missing (n = {n})", 1 / n: "1/n twice",
         2: "factor 2", 0.5: "factor 1/2",
     }  # fmt: skip
     if n == 2:
         known |= {2: "factor 2, or 1/n missing (n = 2)", 0.5: "factor 1/2, or 1/n twice (n = 2)"}
-    text = next((t for value, t in known.items() if math.isclose(abs(a), value, rel_tol=1e-6)), f"factor {abs(a):.6g}")
+    return known
+
+
+def _is_known(a: float, n: int) -> bool:
+    return any(math.isclose(abs(a), value, rel_tol=1e-6) for value in (1, *_known_factors(n)))
+
+
+def _factor(a: float, n: int) -> str:
+    known = _known_factors(n).items()
+    text = next((t for value, t in known if math.isclose(abs(a), value, rel_tol=1e-6)), f"factor {abs(a):.6g}")
     if a > 0:
         return text
     return "sign" if math.isclose(a, -1, rel_tol=1e-6) else f"sign, {text}"

@@ -36,12 +36,14 @@ def _leads(step: Step, x: Array, stacked: bool) -> Array:
     """How far each entry leads the best of the others: one positive per reduction, zeros at a tie."""
     x = x.real if step.op.name == "max" else -x.real
     axes = shifted_axes(step.kwargs.get("axis"), x.ndim, stacked)
-    rest = tuple(a for a in range(x.ndim) if a not in axes)
-    flat = x.transpose(*rest, *axes).reshape(*[x.shape[a] for a in rest], -1)
+    order = [*[a for a in range(x.ndim) if a not in axes], *axes]
+    rows = x.transpose(order)
+    flat = rows.reshape(*rows.shape[: x.ndim - len(axes)], -1)
     if flat.shape[-1] < 2:
-        return np.ones_like(flat)
+        return np.ones_like(x)
     top = np.sort(flat, -1)[..., -2:]
-    return flat - np.where(flat == top[..., 1:], top[..., :1], top[..., 1:])
+    leads = flat - np.where(flat == top[..., 1:], top[..., :1], top[..., 1:])
+    return leads.reshape(rows.shape).transpose(np.argsort(order))
 
 
 def has_ties(program: Program) -> bool:

@@ -78,10 +78,13 @@ def overfits(
             loss.backward()
             optimizer.step()
         losses.append(nn.F.cross_entropy(learner(x), y).item())
-        moved = [not np.array_equal(p.data, s) for p, s in zip(parameters, start, strict=True)]
+        still = {
+            name: _why_still(p, lr) for (name, p), old in zip(_learned(learner), start, strict=True)
+            if np.array_equal(p.data, old)
+        }  # fmt: skip
         if losses[-1] < target:
             return _verdict(True, learner, x, y, losses)
-        return _verdict(False, learner, x, y, losses, _reason(learner, x.data, y, losses, moved, lr))
+        return _verdict(False, learner, x, y, losses, _reason(learner, x, y, losses, still, lr))
 
 
 def _verdict(ok: bool, learner: nn.Module, x: Tensor, y: Array, losses: list[float], reason: str = "") -> Overfit:
@@ -90,24 +93,36 @@ def _verdict(ok: bool, learner: nn.Module, x: Tensor, y: Array, losses: list[flo
     return Overfit(ok, losses or [nn.F.cross_entropy(scores, y).item()], accuracy, reason)
 
 
-def _reason(learner: nn.Module, x: Array, y: Array, losses: list[float], moved: list[bool], lr: float) -> str:
-    """Why the loss is not small."""
-    floor = _floor(x, y)
+def _reason(learner: nn.Module, x: Tensor, y: Array, losses: list[float], still: dict[str, str], lr: float) -> str:
+    """Why the loss is not small. ``still``: the parameters that never moved, and why."""
+    floor = _floor(x.data, y)
     if floor > 0 and losses[-1] < 1.5 * floor + 0.05:
         return f"equal images have different labels, so no network gets below {floor:.3g}"
-    still = [name for (name, p), m in zip(_learned(learner), moved, strict=True) if not m]
-    if not any(moved):
-        return "no parameter moved: every gradient is zero (dead or saturated units?)"
-    if still and losses[-1] > 0.5 * losses[0]:
-        return f"{', '.join(still)} never moved: their gradients are zero (dead or saturated units?)"
+    if still and (losses[-1] > 0.5 * losses[0] or len(still) == len(_learned(learner))):
+        why = next(iter(still.values()))
+        names = [name for name in still if still[name] == why]
+        return f"{', '.join(names)} never moved: {why}"
+    scores = learner(x).data
+    squashed = scores.min() >= 0 and np.allclose(scores.sum(1), 1, atol=1e-4)
+    if squashed or scores.min() == 0 < scores.max():
+        kind = "probabilities" if squashed else "cut off at 0"
+        return f"the model's scores are {kind}: cross_entropy wants them without softmax or ReLU after the last layer"
     if losses[-1] > losses[0]:
         return f"the loss rose: lower lr={lr:g}, or check the gradients' sign with check_gradients"
-    if losses[-1] < 0.995 * min(losses[: 2 * len(losses) // 3]):
+    if losses[-1] < 0.995 * min(losses[: 2 * len(losses) // 3]) or (np.diff(losses) < 0).all():
         return "the loss still falls: give it more steps or a higher lr"
     last = losses[-(len(losses) // 10 + 1) :]
     if np.std(last) > 0.1 * np.mean(last):
         return f"the loss jumps up and down: lower lr={lr:g}"
-    return "the loss is stuck: more hidden units, another initialisation, or check_gradients"
+    return "the loss is stuck: more hidden units, another initialisation, another lr, or check_gradients"
+
+
+def _why_still(parameter: Tensor, lr: float) -> str:
+    if parameter.grad is None:
+        return "no gradient at all, so unused, or cut off by .data, .numpy(), .detach() or no_grad()"
+    if parameter.grad.data.any():
+        return f"lr={lr:g} is too small"
+    return "zero gradients (dead or saturated units?)"
 
 
 def _learned(learner: nn.Module) -> list[tuple[str, Any]]:

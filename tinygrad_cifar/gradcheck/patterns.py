@@ -11,6 +11,7 @@ from tinygrad_cifar.gradcheck.replay import Program
 from tinygrad_cifar.gradcheck.verdicts import Sides
 from tinygrad_cifar.tensor import Array
 
+SMALL = 4  # numbers up to this one are common factors: that one is n may be chance
 CLOSE = 1e-4  # how closely, relatively, a pattern must fit
 
 
@@ -58,7 +59,13 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
 def _degenerate(w: Wrong) -> str | None:
     if not np.isfinite(w.rule).all():
         return "the rule returns inf or nan"
-    return "missing: the rule returns zeros" if not w.rule.any() else None
+    return "missing: the rule returns zeros" if not w.sides.gradients[w.leaf][0].any() else None
+
+
+def _tied(w: Wrong) -> str | None:
+    """Where every entry is right, or at a kink, only what equal numbers get together can be wrong."""
+    together = isinstance(w.probes, Directions) and len(w.probes) == 1
+    return "wrong where numbers are equal: together they must get the gradient once" if together else None
 
 
 def _factor(w: Wrong) -> str | None:
@@ -76,19 +83,19 @@ def _factor(w: Wrong) -> str | None:
 def _name_factor(w: Wrong, c: float) -> str:
     shape = w.shape if len(w.shape) > 1 else w.out.shape
     counts = {"n": shape[0] if shape else 1, "the size": math.prod(w.shape)}
-    counts |= {f"{n}": n for a in (*w.inputs.values(), w.out) for n in np.shape(a)}
     for value, text in {2: "factor 2", 0.5: "factor 1/2"}.items():
         if math.isclose(c, value, rel_tol=1e-7):
             return f"{text}, which may be n: n is 2 here" if counts["n"] == 2 else text
     for name, n in counts.items():
-        if n > 1:
-            known = {n: f"factor {name}: 1/{name} is missing", 1 / n: f"factor 1/{name}"}
-            if name == "n" and len(shape) > 1:
-                known |= {n / (n - 1): "n - 1 for n", (n - 1) / n: "n for n - 1"}
-            for value, text in known.items():
-                if math.isclose(c, value, rel_tol=1e-7):
-                    return text
-    return f"factor {_number(c)}"
+        known = {n: f"factor {name}: 1/{name} is missing", 1 / max(n, 1): f"factor 1/{name}"}
+        if name == "n" and n > 1 and len(shape) > 1:
+            known |= {n / (n - 1): "n - 1 for n", (n - 1) / n: "n for n - 1"}
+        for value, text in known.items():
+            if n > 1 and math.isclose(c, value, rel_tol=1e-7):
+                return text if n > SMALL else f"factor {_number(c)}, which may be {name}'s doing: {name} is {n} here"
+    lengths = {n for a in (*w.inputs.values(), w.out) for n in np.shape(a) if n > 1}
+    axis = any(math.isclose(c, value, rel_tol=1e-7) for n in lengths for value in (n, 1 / n))
+    return f"factor {_number(c)}" + (", which an axis's length explains" if axis else "")
 
 
 def _number(c: float) -> str:
@@ -139,7 +146,7 @@ def _terms(w: Wrong) -> str | None:
 
 def _off(w: Wrong, terms: dict[str, Array]) -> str | None:
     matrix = np.stack(list(terms.values()), 1)
-    if not w.fits(matrix.sum(1), w.right) or np.linalg.matrix_rank(matrix) < len(terms):
+    if len(matrix) <= len(terms) or not w.fits(matrix.sum(1), w.right) or np.linalg.matrix_rank(matrix) < len(terms):
         return None
     factors = np.linalg.lstsq(matrix, w.rule, rcond=None)[0]
     if not w.fits(matrix @ factors, w.rule):
@@ -300,6 +307,6 @@ def _few(w: Wrong) -> str | None:
 
 
 PATTERNS = [
-    _degenerate, _deaf, _factor, _rounded, _transposed, _terms, _array_factor, _off_by_one, _one_row, _mask, _few,
-    _by_line, _misplaced,
+    _degenerate, _tied, _deaf, _factor, _rounded, _transposed, _terms, _array_factor, _off_by_one, _one_row, _mask,
+    _few, _by_line, _misplaced,
 ]  # fmt: skip

@@ -19,6 +19,9 @@ from tinygrad_cifar.gradcheck.sparse import SHORTCUTS, Sparse, dense
 from tinygrad_cifar.tensor import Array
 
 REPLICAS = 8  # how often rounding noise is imitated
+FADING = {  # ops whose slopes may become smaller than rounding, without being 0
+    "sigmoid", "tanh", "softplus", "softmax", "softmax_cross_entropy", "binary_cross_entropy_with_logits"
+}  # fmt: skip
 BATCH = 2**16  # numbers in the largest array of a batch of copies: it stays in the cache
 
 
@@ -71,11 +74,11 @@ Probes = Entries | Directions
 
 
 class Stop(NamedTuple):
-    """Where a change ends."""
+    """Where a change ends: a step that does not pass it on."""
 
     step: Step
-    alike: bool  # all entries of its input change by the same
-    cancels: bool  # each entry alone would be passed on
+    change: list[Array | None]  # of each input of the step, per unit of change; None where it does not change
+    cancels: bool  # parts of the change would be passed on
 
 
 class Probe:
@@ -172,39 +175,50 @@ class Probe:
             self.run(probes, sign * h, watch)
         return found
 
-    def vanishing(self, probes: Probes) -> list[Stop | None]:
-        """Per probe the first step that does not pass the change on."""
-        found: list[Stop | None] = [None] * len(probes)
-        delta = self.tiny * 1j if self.analytic else 1e-3 * self.scale
+    def vanishing(self, probes: Probes) -> list[list[Stop]]:
+        """Per probe the steps at which the change ends, on all its ways; empty if it gets through on one."""
+        found: list[list[Stop]] = [[] for _ in range(len(probes))]
+        ended: dict[int, Array] = {}
+        delta: Any = self.tiny * 1j
+        if not self.analytic:  # each probe twice, to the right and to the left
+            delta = 1e-3 * self.scale * np.repeat([1.0, -1.0], len(probes))
+            probes = probes[np.tile(np.arange(len(probes)), 2)]
 
-        def tangent(x: Array, base: Array) -> Array:
-            change = x.imag / self.tiny if self.analytic else x - base
-            return np.abs(change).reshape(len(x), -1)
+        def tangent(x: Array) -> Array:
+            left, right = x[len(found) :], x[: len(found)]
+            return right.imag / self.tiny if self.analytic else (right - left) / (2e-3 * self.scale)
 
         def watch(step: Step, arguments: list[Any], flags: list[bool], out: Any) -> None:
-            bases = step.arguments(self.program.values)
-            before = [tangent(dense(a), b) for a, b, f in zip(arguments, bases, flags, strict=True) if f]
-            after = tangent(dense(out), self.program.values[step.slot]).max(1, initial=0)
-            size = np.max([t.max(1, initial=0) for t in before], axis=0)
-            for k in np.flatnonzero((after <= 1e-11 * size) & (size > 0)):
-                if found[k] is None:
-                    local = [g for g, f in zip(self._local(step), flags, strict=True) if f]
-                    passed = [np.max(t[k] * g, initial=0) for t, g in zip(before, local, strict=True)]
-                    alike = before[0][k].min() > 0.999 * size[k]
-                    found[k] = Stop(step, bool(alike), bool(max(passed) > 1e-11 * size[k]))
+            stacks = [dense(a) if f else None for a, f in zip(arguments, flags, strict=True)]
+            before = [None if x is None else tangent(x) for x in stacks]
+            size = np.zeros(len(found))
+            for t, source in zip(before, step.sources, strict=True):
+                if t is not None and source is not None:
+                    size = np.maximum(size, _largest(t) * ~ended.get(source, np.zeros(len(found), bool)))
+            after = _largest(tangent(dense(out)))
+            gone = (after <= 1e-11 * size) & (size > 0)
+            if gone.any():
+                part = _largest(tangent(self._uneven(step, stacks, arguments)))
+                cancels = after <= 1e-11 * part
+                gone &= cancels & (part > 0) | (part <= (1e-11 * size if step.op.name in FADING else 0))
+                for k in np.flatnonzero(gone):
+                    change = [None if t is None else t[k] for t in before]
+                    found[k].append(Stop(step, change, bool(part[k] > 0 and cancels[k])))
+            ended[step.slot] = gone | (size == 0)
 
         self.run(probes, delta, watch)
-        return found
+        through = ~ended[self.program.out] if self.program.out in ended else np.ones(len(found), bool)
+        return [[] if t else stops for t, stops in zip(through, found, strict=True)]
 
-    def _local(self, step: Step) -> list[Any]:
-        """How far each entry of a step's inputs alone moves its result, by the step's rule; 0 where that fails."""
-        alone = self.program.alone(step)
-        upstream = np.random.default_rng(0).uniform(1, 2, self.program.values[step.slot].shape)
-        try:
-            found = iter(alone.gradients(upstream))
-        except Exception:  # the rule is a user's, and its fault is told elsewhere
-            found = iter(np.zeros_like(x) for x in alone.leaves)
-        return [None if s is None else np.abs(next(found)).ravel() for s in step.sources]
+    def _uneven(self, step: Step, stacks: list[Array | None], arguments: list[Any]) -> Array:
+        """The step's result where each entry of its inputs changes by another multiple: nothing cancels there."""
+        rng = np.random.default_rng(0)
+        mixed, bases = list(arguments), step.arguments(self.program.values)
+        for i, (x, base) in enumerate(zip(stacks, bases, strict=True)):
+            if x is not None:
+                mixed[i] = base + (x - base) * rng.uniform(1, 2, np.shape(base))
+        flags = [x is not None for x in stacks]
+        return np.asarray(stacked.forward(step, mixed, flags, self.program.values[step.slot]))
 
     def _flipped(self, step: Step, arguments: list[Any], flags: list[bool]) -> Array:
         """Per copy and unit, whether it is on another side of its kink than at the unchanged values."""
@@ -226,6 +240,11 @@ class Probe:
 
     def _sum(self, results: Array) -> Array:
         return results.reshape(len(results), -1).sum(1)
+
+
+def _largest(changes: Array) -> Array:
+    """The size of each copy's change."""
+    return np.abs(changes).reshape(len(changes), -1).max(1, initial=0)
 
 
 def rounding(program: Program, rng: np.random.Generator) -> Array:

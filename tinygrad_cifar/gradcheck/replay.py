@@ -180,7 +180,7 @@ def record(f: Callable[[], Any], wrt: dict[str, Tensor]) -> tuple[Program, Tenso
     out = _source(result, slots)
     _unchanged(result, out, made)
     if out is None:  # a constant as far as wrt is concerned
-        constant = Step(OPS["clone"], (None,), (_copy(result.data),), {}, len(leaves), "constant")
+        constant = Step(OPS["clone"], (None,), (_copy(result.data),), {}, len(leaves), "")
         return Program(list(wrt), leaves, [constant], constant.slot), result
     return Program(list(wrt), leaves, *_pruned(calls, len(wrt), out)), result
 
