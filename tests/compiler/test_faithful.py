@@ -455,6 +455,16 @@ def layers_frozen_and_freed(compiled):
     return call
 
 
+def changes_what_out_returned(compiled):
+    def step(x):
+        y = np.add(tg.Tensor(x).data, 1, out=np.empty(3, np.float32))
+        y *= 2
+        return tg.Tensor(x) * y
+
+    step = compiled(step)
+    return lambda i: step(batch(i))
+
+
 def an_error_in_between(compiled):
     w = weight()
     optimizer = optim.SGD([w], 0.1, momentum=0.9)
@@ -543,7 +553,8 @@ RIGHT = [
     setting_that_changes_after_the_first_call, loop_variables_named_like_attributes,
     attributes_that_change_and_are_not_the_steps, buffer_of_the_users,
     two_optimisers_of_one_parameter, weights_averaged_in_place, gradients_accumulated_and_clipped,
-    layers_frozen_and_freed, an_error_in_between, an_error_of_the_users_in_between, weights_loaded_in_between,
+    layers_frozen_and_freed, changes_what_out_returned,
+    an_error_in_between, an_error_of_the_users_in_between, weights_loaded_in_between,
     stream_that_was_held,
 ]  # fmt: skip
 
@@ -671,6 +682,36 @@ def mends_in_place(_):
     return step
 
 
+def changes_an_array_between_two_uses(_):
+    def step(x):
+        c = np.ones(3, np.float32)
+        y = tg.Tensor(x) * c
+        c[0] = 2
+        return y + tg.Tensor(x) * c
+
+    return step
+
+
+def changes_a_buffer_by_its_own_name(_):
+    def step(x):
+        buffer = np.empty(3, np.float32)
+        np.add(tg.Tensor(x).data, 1, out=buffer)
+        buffer *= 2
+        return tg.Tensor(x) * buffer
+
+    return step
+
+
+def tries_what_fails(_):
+    def step(x):
+        y = tg.Tensor(x).data * 2
+        with pytest.raises(ValueError, match="broadcast"):
+            y += np.ones(4)
+        return y
+
+    return step
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -687,12 +728,20 @@ def mends_in_place(_):
         (stores_a_loss_in_an_array, r"test_faithful\.py:\d+"),
         (draws_the_same_masks_again, "set back"),
         (restarts_the_streams, "set back"),
+        (changes_an_array_between_two_uses, r"test_faithful\.py:\d+: an array that is used here is changed later"),
+        (changes_a_buffer_by_its_own_name, r"test_faithful\.py:\d+: an array that is used here is changed later"),
         (mends_in_place, r"test_faithful\.py:\d+.*nan_to_num"),
     ],
 )
 def test_what_a_replay_would_leave_out_is_refused(make, said):
     with pytest.raises(CompileError, match=said):
         tg.compile(make(None))(batch(0))
+
+
+def test_an_operation_that_failed_is_not_replayed():
+    step = tg.compile(tries_what_fails(None))
+    for i in range(5):
+        assert np.array_equal(step(batch(i)), 2 * batch(i))
 
 
 def test_a_choice_whose_size_changes_is_refused_when_it_does():

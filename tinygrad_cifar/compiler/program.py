@@ -55,7 +55,7 @@ class Program:
         self.lines = self._guards(recording) + self._numbers(recording) + self.lines
         self.run = self._compiled([line.code for line in self.lines], {})
         for root in self.roots:
-            root.array = root.snapshot = _NOTHING  # what the recording computed is not needed any more
+            root.array = root.snapshot = root.left = _NOTHING  # what the recording computed is not needed any more
 
     def __str__(self) -> str:
         count = sum(line.op is not None for line in self.lines)

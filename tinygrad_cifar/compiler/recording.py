@@ -233,6 +233,12 @@ class Recording:
                 f"the step changes {label}, which a replay would not: it repeats array operations only. Count, "
                 "schedule and store outside of the compiled step; write to arrays in place, from Tensors or t.data."
             )
+        for number, root in enumerate(self.tracer.roots):
+            if root.left is not None and not _same_bytes(root.array, root.left):
+                raise CompileError(
+                    f"{self._line(number)}: an array that is used here is changed later in the step, by what the "
+                    "recording cannot see. Write to it from Tensors or t.data, or make a new array."
+                )
         for label in self.around.drawn():
             raise CompileError(
                 f"the step draws from {label}, which the recording cannot see, so a replay would repeat what came of "
@@ -273,15 +279,17 @@ class Recording:
         then = self.earlier[id(root.array)] if before.array is root.array else before.snapshot
         if before.array is not root.array:
             root.kind = "constant"
-        if not _same_bytes(then, root.snapshot):
-            for op in self.tracer.operations:
-                if any(v.root == number for v in op.reads):
-                    raise CompileError(
-                        f"{op.line}: an array whose values change from call to call enters here, made by what the "
-                        "recording cannot see (np.asarray, np.array, a file, a generator of one's own). Make it an "
-                        "argument of the step, Tensor(x) where it is an ndarray; draw random numbers from "
-                        "tinygrad_cifar.random.stream."
-                    )
+        line = self._line(number)
+        if line and not _same_bytes(then, root.snapshot):
+            raise CompileError(
+                f"{line}: an array whose values change from call to call enters here, made by what the recording "
+                "cannot see (np.asarray, np.array, a file, a generator of one's own). Make it an argument of the step, "
+                "Tensor(x) where it is an ndarray; draw random numbers from tinygrad_cifar.random.stream."
+            )
+
+    def _line(self, number: int) -> str:
+        """Where a root is first read, or ""."""
+        return next((op.line for op in self.tracer.operations if any(v.root == number for v in op.reads)), "")
 
     def operations(self) -> list[Operation]:
         """The operations, with constants that the step itself changes set anew at each replay."""

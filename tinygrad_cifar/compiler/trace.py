@@ -84,6 +84,7 @@ class Root:
     def __init__(self, array: Array, kind: str, name: str):
         self.array, self.kind, self.name = array, kind, name
         self.snapshot: Array | None = None  # what was there first, where nobody knows who made it
+        self.left: Array | None = None  # what the operations left there, where others may write as well
 
     @functools.cached_property
     def address(self) -> int:
@@ -343,7 +344,7 @@ class Tracer:
                 "arrays, or leave the step uncompiled."
             )
         self.add(_owner(array), "outside")
-        self.roots[-1].snapshot = _owner(array).copy(order="K")
+        self.roots[-1].snapshot = self.roots[-1].left = _owner(array).copy(order="K")
         return self.view(array)
 
     # Operations -----------------------------------------------------------------------------------------------
@@ -368,16 +369,20 @@ class Tracer:
     def record(self, function: Any, operands: Any, kwargs: dict[str, Any], how: Any, *writes: View) -> None:
         told = tuple([(k, self.encode(v)) for k, v in kwargs.items() if k not in _UNSAID or v is not _UNSAID[k]])
         self.operations.append(operation(function, operands, told, how, writes, where()))
+        for root in [self.roots[v.root] for v in writes]:
+            if root.left is not None:
+                root.left = root.array.copy(order="K")
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Do it, and write it down. The result's memory tells what happened: a view is no operation."""
         changes = _changes(function)
         if changes:
-            operands = self.encode(args)
-            self.record(function, operands, kwargs, "inside", *[operands[i] for i in changes])
+            operands = self.encode(args)  # before, as it keeps what is in arrays that are new to it
         elif kwargs.get("out") is not None:
             return self._into(function, args, kwargs)
         result = function(*_plain(args), **_plain(kwargs))
+        if changes:
+            self.record(function, operands, kwargs, "inside", *[operands[i] for i in changes])
         if changes or function in _ABOUT_SHAPE:
             return result
         if function is operator.getitem and isinstance(result, np.generic):
@@ -403,9 +408,12 @@ class Tracer:
         operands = self.encode(args)
         if self.find(out) is None and _owner(out).nbytes == out.nbytes and "where" not in kwargs:
             self.add(_owner(out), "planned")  # made by the step and filled as a whole: a buffer like any other
-        self.record(function, operands, kwargs, "out", self.view(out))
+        view = self.view(out)
         function(*_plain(args), **_plain(kwargs), out=_plain(out))
-        return out
+        if type(out) is np.ndarray:
+            self.roots[view.root].left = out  # what is done to it by its own name cannot be seen
+        self.record(function, operands, kwargs, "out", view)
+        return out.view(Traced)
 
     def guard(self, condition: Array) -> bool:
         truth = bool(_plain(condition))
