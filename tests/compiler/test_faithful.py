@@ -455,6 +455,31 @@ def layers_frozen_and_freed(compiled):
     return call
 
 
+def numbers_that_stay_when_their_sources_change(compiled):
+    def step(x):
+        values = tg.Tensor(x).data * 2
+        total = first = values.sum()
+        total += 1  # a new number
+        entry, mean = values[0], values.mean()
+        values[0] = 7
+        before, mean = mean, mean * 2
+        before *= 3
+        return first, total, entry, before, mean, values
+
+    step = compiled(step)
+    return lambda i: step(batch(i))
+
+
+def one_row_for_two_layouts_and_dtypes(compiled):
+    def step(x):
+        values = np.outer(tg.Tensor(x).data, np.ones(3, np.float32))
+        row, mask = values[0] * 2, values[1] > 3
+        return [y + row for y in (values, values.T * 1)] + [y * mask for y in (values, values.astype(np.float64))]
+
+    step = compiled(step)
+    return lambda i: tuple(step(batch(i)))
+
+
 def changes_what_out_returned(compiled):
     def step(x):
         y = np.add(tg.Tensor(x).data, 1, out=np.empty(3, np.float32))
@@ -553,7 +578,8 @@ RIGHT = [
     setting_that_changes_after_the_first_call, loop_variables_named_like_attributes,
     attributes_that_change_and_are_not_the_steps, buffer_of_the_users,
     two_optimisers_of_one_parameter, weights_averaged_in_place, gradients_accumulated_and_clipped,
-    layers_frozen_and_freed, changes_what_out_returned,
+    layers_frozen_and_freed, one_row_for_two_layouts_and_dtypes, changes_what_out_returned,
+    numbers_that_stay_when_their_sources_change,
     an_error_in_between, an_error_of_the_users_in_between, weights_loaded_in_between,
     stream_that_was_held,
 ]  # fmt: skip

@@ -76,7 +76,7 @@ def _once(operations: list[Operation], roots: list[Root]) -> list[Operation]:
             source: Any = op.operands[0] if op.function in COPIES else None
             stays = type(source) is View and last_write.get(source.root, -1) < n
             if not stays or source[1:] != out[1:] or roots[source.root].kind == "outside":
-                key = (op.function, op.operands, op.kwargs, *[versions[v.root] for v in op.reads])
+                key = (op.function, op.operands, op.kwargs, out[2:], *[versions[v.root] for v in op.reads])
                 source = seen.setdefault(key, out)
             if source is not out:
                 same[out.root] = (source.root, 0)

@@ -187,6 +187,12 @@ def _drawn(method: Callable[..., Any], draw: Draw, *args: Any, **kwargs: Any) ->
 class Traced(np.ndarray[Any, Any]):
     """An array that reports to the tracer what is done with it. Outside a recording it is an array like any other."""
 
+    number = False  # whether it stands for one of NumPy's numbers, which never change: x += 1 makes a new one
+
+    def as_number(self) -> "Traced":
+        self.number = True
+        return self
+
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         if [x for x in (*inputs, *kwargs.get("out", ())) if isinstance(x, Operators)]:
             return NotImplemented
@@ -222,6 +228,28 @@ def _method(name: str) -> Callable[..., Any]:
     function = getattr(np.ndarray, name)
     return lambda self, *args, **kwargs: _call(function, (self, *args), kwargs)
 
+
+def _in_place(name: str) -> Callable[..., Any]:
+    function = getattr(np.ndarray, name)
+    return lambda self, other: NotImplemented if self.number else function(self, other)
+
+
+for _name in (
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "matmul",
+    "and",
+    "or",
+    "xor",
+    "lshift",
+    "rshift",
+):
+    setattr(Traced, f"__i{_name}__", _in_place(f"__i{_name}__"))
 
 _REDUCTIONS = ["sum", "mean", "var", "std", "max", "min", "prod", "any", "all", "clip"]
 _DECOMPOSED = {np.amax, np.amin, *[getattr(np, name) for name in _REDUCTIONS]}  # made of ufuncs, which are recorded
@@ -387,10 +415,12 @@ class Tracer:
             return result
         if function is operator.getitem and isinstance(result, np.generic):
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
-            result = _plain(args[0])[(*_plain(index), ...)]  # a view of the one entry
+            entry = _plain(args[0])[(*_plain(index), ...)]  # a view of the one entry
+            return self.call(np.ndarray.copy, (entry.view(Traced),), {}).as_number()
         if not isinstance(result, np.ndarray | np.generic):
             self.refuse(f"{getattr(function, '__name__', function)} {_CHANGES if result is None else _LEAVES}")
             return result
+        number = isinstance(result, np.generic) or (function in COPIES and getattr(args[0], "number", False))
         result = np.asarray(result)
         if self.find(result) is None or not result.size:
             lies = result.flags.forc and not result.dtype.hasobject
@@ -399,7 +429,7 @@ class Tracer:
             self.record(function, operands, kwargs, "out", out)
         elif function is np.nan_to_num:  # with copy=False, and no view
             self.refuse(f"nan_to_num {_CHANGES}")
-        return result.view(Traced)
+        return result.view(Traced).as_number() if number else result.view(Traced)
 
     def _into(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call with ``out=``."""
@@ -413,7 +443,7 @@ class Tracer:
         if type(out) is np.ndarray:
             self.roots[view.root].left = out  # what is done to it by its own name cannot be seen
         self.record(function, operands, kwargs, "out", view)
-        return out.view(Traced)
+        return out if type(out) is Traced else out.view(Traced)
 
     def guard(self, condition: Array) -> bool:
         truth = bool(_plain(condition))
