@@ -345,17 +345,24 @@ class Tracer:
 
     def traced(self, array: Array, kind: str = "outside", name: str = "") -> Traced:
         """``array`` as a Traced one, its memory known as ``kind`` from now on."""
-        if self.find(array) is None:
+        if self.root(array) is None:
             self.add(array if kind != "outside" else _owner(array), kind, name)
         return array.view(Traced)
 
-    def find(self, array: Array) -> View | None:
-        """Which piece of which memory an array is, if that is known."""
+    def root(self, array: Array) -> int | None:
+        """The number of the memory that an array lies in, if that is known."""
         owner: Any = array
         while (number := self._numbers.get(id(owner))) is None:
             owner = getattr(owner, "base", None)
             if owner is None:
                 return None
+        return number
+
+    def find(self, array: Array) -> View | None:
+        """Which piece of which memory an array is, if that is known."""
+        number = self.root(array)
+        if number is None:
+            return None
         root = self.roots[number]
         whole = array.nbytes == root.array.nbytes and array.flags.forc and root.array.flags.forc
         offset = 0 if whole else _address(array) - root.address
@@ -422,7 +429,7 @@ class Tracer:
             return result
         number = isinstance(result, np.generic) or (function in COPIES and getattr(args[0], "number", False))
         result = np.asarray(result)
-        if self.find(result) is None or not result.size:
+        if self.root(result) is None or not result.size:
             lies = result.flags.forc and not result.dtype.hasobject
             operands, out = self.encode(args), self.add(result, "planned" if lies else "own")
             self._numbers.setdefault(id(_owner(result)), out.root)  # of which the result may be a view
@@ -436,7 +443,7 @@ class Tracer:
         out = kwargs.pop("out")
         out = out[0] if isinstance(out, tuple) else out
         operands = self.encode(args)
-        if self.find(out) is None and _owner(out).nbytes == out.nbytes and "where" not in kwargs:
+        if self.root(out) is None and _owner(out).nbytes == out.nbytes and "where" not in kwargs:
             self.add(_owner(out), "planned")  # made by the step and filled as a whole: a buffer like any other
         view = self.view(out)
         function(*_plain(args), **_plain(kwargs), out=_plain(out))
