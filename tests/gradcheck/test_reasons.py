@@ -91,6 +91,7 @@ own_square.gradient(lambda g, out, x: (2 * g * x,))
         (lambda x: own_square(own_square(x)).sum() + (own_square(x) - own_square(x)).sum(), [0.0, 1.0],
          ["own_square #1: does not pass its change on; own_square #3: does not pass its change on; own_square #4: "
           "does not pass its change on"]),
+        (lambda x: own_square(30 * x).tanh().sum(), [1.0, 0.01], ["tanh #1: saturated"]),
         (lambda x: F.softmax(x.reshape(1, -1)).sum(), [1.0, 2.0], [f"sum #1: {CANCELS}"]),
     ],
 )  # fmt: skip
@@ -104,6 +105,14 @@ def test_a_wrong_rule_does_not_change_the_reason() -> None:
     with installed(WrongRule("zero", "softmax_cross_entropy", lambda g, out, logits, **settings: (0 * logits,))):
         report = check_gradients(lambda: F.cross_entropy(np.zeros((4, 2)) + b, np.arange(4) % 2), [b])
     assert report.parameters["[0]"].reasons == [f"2 × softmax_cross_entropy #1: {CANCELS}"]
+
+
+def test_what_fades_from_layer_to_layer_does_not_cancel() -> None:
+    x = leaf(9.0, 0.1)
+    f = lambda: (((x.tanh() * 9).tanh() * 9).tanh() + 1 - 1).sum()  # noqa: E731
+    report = check_gradients(f, [x]).parameters["[0]"]
+    assert "cancels" not in str(report.reasons)
+    assert set(report.counts) <= {"agree", "zero", "unresolved"}
 
 
 def test_a_threshold_is_not_said_to_have_no_effect() -> None:

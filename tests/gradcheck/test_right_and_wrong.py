@@ -40,6 +40,17 @@ def test_the_right_rules_pass_in_the_same_networks(op: str) -> None:
     assert not is_wrong(report), report
 
 
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("seed", [4, 6])
+def test_saturated_units_and_equal_numbers_are_no_false_alarm(op: str, seed: int) -> None:
+    """Where units are saturated, and numbers equal for that, rounding alone parts the slopes to the left and right."""
+    network = case(op, seed)
+    for parameter in network.parameters.values():
+        parameter.data[...] = np.round(30 * parameter.data)
+    report = check_gradients(network.loss, network.parameters)
+    assert not is_wrong(report), report
+
+
 @pytest.mark.parametrize("wrong", WRONG, ids=str)
 def test_no_miss(wrong: WrongRule) -> None:
     network = case(wrong.op, seed=1)

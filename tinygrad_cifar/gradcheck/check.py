@@ -136,7 +136,7 @@ def _check(
                               "value out of the graph (.data, .numpy(), .detach(), no_grad())")
                         for name, op in hidden.items()]]  # fmt: skip
     if suspects and not faults:
-        faults = [Blame("backward", "", f"every op's rule is right alone, but {_why_not_together(sides)}")]
+        faults = [Blame("backward", "", f"no op's rule is seen to err alone, but {_why_not_together(sides)}")]
     return GradientReport(reports, faults, result.shape, dtype=str(result.dtype))
 
 
@@ -144,8 +144,11 @@ def _why_not_together(sides: Sides) -> str:
     if sides.raised:
         return sides.raised
     if not all(np.isfinite(g[0]).all() for g in sides.gradients):
-        return "inf meets 0 on the way: see tg.detect_anomaly()"
-    return "their gradients do not add up: does a rule use what another call left behind (a cache, a global)?"
+        return "inf or nan arises on the way: see tg.detect_anomaly()"
+    return (
+        "their gradients do not add up: does one use what another call left behind (a cache, a global), or err only "
+        "where numbers are equal?"
+    )
 
 
 def probes_for(leaf: Array, entries: int | str, rng: np.random.Generator) -> Probes:

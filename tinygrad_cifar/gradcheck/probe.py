@@ -180,13 +180,15 @@ class Probe:
         found: list[list[Stop]] = [[] for _ in range(len(probes))]
         ended: dict[int, Array] = {}
         delta: Any = self.tiny * 1j
+        near = 1e-11  # how exactly a change is known, relatively
         if not self.analytic:  # each probe twice, to the right and to the left
-            delta = 1e-3 * self.scale * np.repeat([1.0, -1.0], len(probes))
+            near = 1e-8
+            delta = 1e-6 * self.scale * np.repeat([1.0, -1.0], len(probes))
             probes = probes[np.tile(np.arange(len(probes)), 2)]
 
         def tangent(x: Array) -> Array:
             left, right = x[len(found) :], x[: len(found)]
-            return right.imag / self.tiny if self.analytic else (right - left) / (2e-3 * self.scale)
+            return right.imag / self.tiny if self.analytic else (right - left) / (2e-6 * self.scale)
 
         def watch(step: Step, arguments: list[Any], flags: list[bool], out: Any) -> None:
             stacks = [dense(a) if f else None for a, f in zip(arguments, flags, strict=True)]
@@ -196,14 +198,15 @@ class Probe:
                 if t is not None and source is not None:
                     size = np.maximum(size, _largest(t) * ~ended.get(source, np.zeros(len(found), bool)))
             after = _largest(tangent(dense(out)))
-            gone = (after <= 1e-11 * size) & (size > 0)
+            gone = (after <= near * size) & (size > 0)
             if gone.any():
                 part = _largest(tangent(self._uneven(step, stacks, arguments)))
-                cancels = after <= 1e-11 * part
-                gone &= cancels & (part > 0) | (part <= (1e-11 * size if step.op.name in FADING else 0))
+                fading = step.op.name in FADING or not stacked.is_built_in(step)
+                passed = part > (near * size if fading else 0)
+                gone &= ~passed | (after <= near * part)
                 for k in np.flatnonzero(gone):
                     change = [None if t is None else t[k] for t in before]
-                    found[k].append(Stop(step, change, bool(part[k] > 0 and cancels[k])))
+                    found[k].append(Stop(step, change, bool(passed[k])))
             ended[step.slot] = gone | (size == 0)
 
         self.run(probes, delta, watch)

@@ -49,7 +49,7 @@ def zeros(probe: Probe, found: Findings) -> list[str]:
 
 def _ends(probe: Probe, stops: list[Stop]) -> str:
     if not stops:
-        return "what it contributes cancels, as far as rounding can tell" if probe.analytic else "the slope is 0 here"
+        return "what gets through is no larger than rounding"
     texts = list(dict.fromkeys(f"{s.step.label}: {_stop(probe, s)}" for s in stops))
     return "; ".join(texts[:SHOWN]) + (f"; and {len(texts) - SHOWN} more" if len(texts) > SHOWN else "")
 

@@ -114,7 +114,8 @@ def _stepped(probe: Probe, probes: Probes, analytic: Array, blur: Array) -> Find
     error = blur + EXACT * np.maximum(size, np.abs(analytic))
     verdicts = _smooth(analytic, blur, right, error)
     kinked = np.abs(left - right) > SAME * size
-    verdicts[kinked] = np.where(_between(analytic, left, right, SAME * size), "kink", "wrong")[kinked]
+    inside = [_between(analytic, left, right, slack) for slack in (SAME * size, error)]
+    verdicts[kinked] = np.select(inside, ["kink", "unresolved"], "wrong")[kinked]
     return Findings(probes, analytic, right, error, left, right, verdicts)
 
 
