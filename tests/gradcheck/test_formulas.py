@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tinygrad_cifar import nn, random
+from tinygrad_cifar import Tensor, grad, nn, random
 from tinygrad_cifar.errors import ConfigError, ShapeError
 from tinygrad_cifar.gradcheck import check_formula, formulas
 from tinygrad_cifar.gradcheck.faults import FAULTS, replaced_rule
@@ -112,6 +112,27 @@ def test_one_or_two_numbers_are_not_explained_by_made_up_terms(sizes: tuple[int,
     found = [v for v in check_formula(nonsense, model, X, Y % sizes[-1]).parameters.values() if v.wrong]
     assert found
     assert {v.term for v in found} == {"no known mistake explains it"}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "n", "options"), [((6, 5, 2), 7, {}), ((6, 2, 3), 4, {}), ((6, 5, 5, 4), 3, {"batch_norm": True})]
+)
+def test_what_is_said_names_the_mistake_that_was_made(sizes: tuple[int, ...], n: int, options: dict[str, Any]) -> None:
+    """Two classes, two units, few images: what cannot be told apart there is named side by side."""
+    model, rng = nn.mlp(sizes, dtype=float, **options), np.random.default_rng(5)
+    for parameter in model.parameters():
+        parameter.data += 0.2 * rng.standard_normal(parameter.shape)
+    x, y = rng.standard_normal((n, 6)), rng.integers(0, sizes[-1], n)
+    images, parameters = Tensor(x), document_names(model)
+    for op in ("relu", "softmax_cross_entropy", *(["batch_norm"] if options else [])):
+        for text, rule in FAULTS[op].items():
+            with replaced_rule(op, rule):
+                found = grad(nn.F.cross_entropy(model(images), y), list(parameters.values()))
+            theirs = {name: g.data for name, g in zip(parameters, found, strict=True)}
+            report = check_formula(lambda x, y, parameters, theirs=theirs: theirs, model, x, y)
+            terms = {v.term for v in report.parameters.values() if v.wrong}
+            assert len(terms) == 1, report
+            assert text in terms.pop(), report
 
 
 FORMULA_OF = {

@@ -224,10 +224,11 @@ def _explain(case: _Case, theirs: dict[str, Array], verdicts: dict[str, FormulaV
     wrong = [v for v in verdicts.values() if v.wrong in ("yours", "both")]
     for verdict in wrong:
         verdict.term = _simple(case, verdict.name, theirs[verdict.name])
-    if any(not v.term for v in wrong):
+    terms = {v.term for v in wrong}
+    if len(terms) > 1 or "" in terms:
         text, explained = _fault(case, theirs, [v.name for v in wrong])
         for verdict in wrong:
-            if not verdict.term:
+            if not verdict.term or len(explained) == len(wrong):  # one mistake for all is likelier than one for each
                 verdict.term = text if verdict.name in explained else "no known mistake explains it"
 
 
@@ -300,15 +301,23 @@ def _l2(c: float, case: _Case, name: str) -> str:
 
 
 def _fault(case: _Case, theirs: dict[str, Array], wrong: list[str]) -> tuple[str, list[str]]:
-    """The mistake in a layer's formula that explains most of the wrong parameters, the first of them included."""
-    best: tuple[str, list[str]] = ("", [])
+    """The mistake in a layer's formula that explains most of the wrong parameters, the first of them included.
+
+    Where several make the same gradients on this data, all of them.
+    """
+    best: list[str] = []
+    texts: list[str] = []
     for text, gradients in _mistaken(case):
         explained = [name for name in wrong if _equal(gradients[name], theirs[name], case)]
         rest = [name for name in theirs if name not in wrong]
         fits = all(_equal(gradients[name], theirs[name], case) for name in rest)
-        if wrong[0] in explained and fits and len(explained) > len(best[1]):
-            best = text, explained
-    return best
+        if wrong[0] not in explained or not fits:
+            continue
+        if len(explained) > len(best):
+            best, texts = explained, [text]
+        elif explained == best and not any(text.startswith(t) for t in texts):
+            texts.append(text)  # on this data, both make the same gradients
+    return ", or ".join(texts), best
 
 
 def _equal(a: Array, b: Array, case: _Case) -> bool:
