@@ -169,6 +169,24 @@ def test_two_numbers_do_not_tell_two_terms() -> None:
     assert "path" not in _pattern("softmax", rule, lambda: F.softmax(x), x)
 
 
+def test_one_label_does_not_tell_its_factor() -> None:
+    x = leaf([0.3, 0.9, -0.4])
+
+    def positive(*args, **settings):
+        return tuple(np.abs(d) for d in right_gradients("softmax_cross_entropy", *args, **settings))
+
+    pattern = _pattern("softmax_cross_entropy", positive, lambda: F.cross_entropy(x, np.array([1])), x)
+    assert pattern.startswith("only in 1 of 3 entries")
+
+
+def test_a_gradient_from_above_that_is_clipped_is_not_ignored() -> None:
+    x = Tensor(np.random.default_rng(0).uniform(1, 2, (1, 1)), requires_grad=True)
+    rule = lambda g, out, x: (np.clip(g, -0.1, 0.1) * out,)  # noqa: E731
+    assert "ignores" not in _pattern("exp", rule, lambda: x.exp(), x)
+    deaf = lambda g, out, x: (out + 0 * g,)  # noqa: E731
+    assert _pattern("exp", deaf, lambda: x.exp(), x) == "ignores the gradient from above"
+
+
 def test_ties_do_not_make_a_factor() -> None:
     x = leaf([1.0, 1, 0.5], [0, 2, 2], [1, 2, 3])
 

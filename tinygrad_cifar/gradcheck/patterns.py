@@ -113,8 +113,8 @@ def _transposed(w: Wrong) -> str | None:
 
 
 def _deaf(w: Wrong) -> str | None:
-    ones = w.program.gradients(np.ones_like(w.upstream))[w.leaf]
-    return "ignores the gradient from above" if w.fits(w.probes.of(ones[None])[0], w.rule) else None
+    other = w.program.gradients(-2 * w.upstream)[w.leaf]  # of another size and sign: some rules clip it
+    return "ignores the gradient from above" if w.fits(w.probes.of(other[None])[0], w.rule) else None
 
 
 def _array_factor(w: Wrong) -> str | None:
@@ -149,7 +149,9 @@ def _off(w: Wrong, terms: dict[str, Array]) -> str | None:
     if len(matrix) <= len(terms) or not w.fits(matrix.sum(1), w.right) or np.linalg.matrix_rank(matrix) < len(terms):
         return None
     factors = np.linalg.lstsq(matrix, w.rule, rcond=None)[0]
-    if not w.fits(matrix @ factors, w.rule):
+    few = (matrix != 0).sum(0) <= len(terms)  # a term of so few entries has a factor for any error in them
+    plain = np.isclose(factors, np.round(factors), rtol=0, atol=CLOSE) & (np.abs(factors) < 1.5)  # -1, 0 or 1
+    if not w.fits(matrix @ factors, w.rule) or (few & ~plain).any():
         return None
     return ", ".join(
         _name_term(w, name, float(c)) for name, c in zip(terms, factors, strict=True) if abs(c - 1) > CLOSE
