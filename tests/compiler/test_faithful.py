@@ -38,9 +38,7 @@ class Loop:
         self.optimizer = optim.SGD([self.w], 0.1)
 
     def update(self, x):
-        self.optimizer.zero_grad()
-        (self.w * tg.Tensor(x)).sum().backward()
-        self.optimizer.step()
+        descend(self.optimizer, self.w, x)
         self.shrink()
         return self.w * self.share
 
@@ -92,6 +90,12 @@ class Scaled(nn.Module):
 
 def weight(value=1.0):
     return tg.Tensor(np.full(3, value, np.float32), requires_grad=True)
+
+
+def descend(optimizer, w, x):
+    optimizer.zero_grad()
+    (w * tg.Tensor(x)).sum().backward()
+    optimizer.step()
 
 
 def batch(i):
@@ -247,9 +251,7 @@ def rate_of_the_optimiser_returned(compiled):
     optimizer = optim.SGD([w], 0.5)
 
     def step(x):
-        optimizer.zero_grad()
-        (w * tg.Tensor(x)).sum().backward()
-        optimizer.step()
+        descend(optimizer, w, x)
         return w, optimizer.lr
 
     step = compiled(step)
@@ -261,9 +263,7 @@ def weights_shrunk_with_the_rate_of_the_optimiser(compiled):
     optimizer = optim.SGD([w], 0.5)
 
     def step(x):
-        optimizer.zero_grad()
-        (w * tg.Tensor(x)).sum().backward()
-        optimizer.step()
+        descend(optimizer, w, x)
         w.data *= 1 - optimizer.lr * 0.1
         return w
 

@@ -270,8 +270,8 @@ class Recording:
             elif x.array is y.array and y.kind == "planned":
                 y.kind = "outside"  # a buffer of the user's, who may read it
         if any(root.kind == "constant" and root.array.size > 1 for root in ours.roots):
-            contents = zip(self.contents.items(), before.contents.values(), strict=True)
-            self.repeated = {name: now for (name, now), then in contents if np.array_equal(now, then)}
+            both = zip(self.contents.items(), before.contents.values(), strict=True)
+            self.repeated = {name: now for (name, now), then in both if np.array_equal(now, then)}
         return ""
 
     def _check_constant(self, before: Root, root: Root, number: int) -> None:
@@ -279,8 +279,7 @@ class Recording:
         then = self.earlier[id(root.array)] if before.array is root.array else before.snapshot
         if before.array is not root.array:
             root.kind = "constant"
-        line = self._line(number)
-        if line and not _same_bytes(then, root.snapshot):
+        if not _same_bytes(then, root.snapshot) and (line := self._line(number)):
             raise CompileError(
                 f"{line}: an array whose values change from call to call enters here, made by what the recording "
                 "cannot see (np.asarray, np.array, a file, a generator of one's own). Make it an argument of the step, "

@@ -127,8 +127,8 @@ class Surroundings:
         if isinstance(thing, tuple | frozenset):
             return list(thing)[:LARGE]
         if isinstance(thing, np.ndarray | set | deque | types.MappingProxyType):
-            if id(thing) in self._labels and contents(thing) is not None:
-                self.contents.append((thing, contents(thing), self._label(thing)))
+            if id(thing) in self._labels and (now := contents(thing)) is not None:
+                self.contents.append((thing, now, self._label(thing)))
             return ()
         if isinstance(thing, Module):
             thing.training = thing.training  # an attribute of its own, so that a switch and back leaves no trace
@@ -181,7 +181,7 @@ class Surroundings:
             known[name] = self.watch(cell, "cell_contents", name)
         yield from (*known.values(), *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
         thing, behind_super = None, "super" in function.__code__.co_names
-        self.names |= set(_strings(function.__code__))
+        self.names |= _strings(function.__code__)
         for operation, name in _instructions(function.__code__):
             if "ATTR" in operation or "METHOD" in operation:
                 self.names.add(name)
@@ -216,13 +216,11 @@ def _instructions(code: types.CodeType) -> list[tuple[str, str]]:
     return found
 
 
-def _strings(code: types.CodeType) -> Iterator[str]:
+@functools.lru_cache(maxsize=1024)
+def _strings(code: types.CodeType) -> frozenset[str]:
     """The texts in code and in what is defined in it."""
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _strings(constant)
-        elif isinstance(constant, str):
-            yield constant
+    within = [_strings(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return frozenset(constant for constant in code.co_consts if isinstance(constant, str)).union(*within)
 
 
 def contents(thing: Any) -> bytes | list[Any] | None:

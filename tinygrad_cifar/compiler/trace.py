@@ -234,22 +234,9 @@ def _in_place(name: str) -> Callable[..., Any]:
     return lambda self, other: NotImplemented if self.number else function(self, other)
 
 
-for _name in (
-    "add",
-    "sub",
-    "mul",
-    "truediv",
-    "floordiv",
-    "mod",
-    "pow",
-    "matmul",
-    "and",
-    "or",
-    "xor",
-    "lshift",
-    "rshift",
-):
-    setattr(Traced, f"__i{_name}__", _in_place(f"__i{_name}__"))
+for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior", "ixor",
+              "ilshift", "irshift"):  # fmt: skip
+    setattr(Traced, f"__{_name}__", _in_place(f"__{_name}__"))
 
 _REDUCTIONS = ["sum", "mean", "var", "std", "max", "min", "prod", "any", "all", "clip"]
 _DECOMPOSED = {np.amax, np.amin, *[getattr(np, name) for name in _REDUCTIONS]}  # made of ufuncs, which are recorded
