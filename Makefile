@@ -36,7 +36,7 @@ docs: $(VENV)/.installed-docs  ## the documentation in site/, strictly and offli
 notebook: $(VENV)/.installed-docs $(VENV)/.installed-test  ## docs/tour.ipynb, from docs/tour.md; have Graphviz's dot, for the picture
 	$(VENV)/bin/python docs/notebook.py
 
-peers: $(VENV)/.installed-peers  ## PyTorch, JAX, autograd and MyGrad, for comparisons in tests and benchmarks
+peers: $(VENV)/.installed-peers  ## PyTorch, JAX, autograd, MyGrad and tinygrad, for comparisons in tests and benchmarks
 
 ci:  ## what continuous integration runs, in a fresh environment
 	.ci/run

@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("numpy", "numba", "tinygrad_cifar", "torch", "jax", "autograd", "mygrad")
+PACKAGES = ("numpy", "numba", "tinygrad_cifar", "torch", "jax", "autograd", "mygrad", "tinygrad")
 COLOURS = {
     "limit": "#222222", "numpy_hand": "#999999", "torch_eager": "#e69f00", "torch_compile": "#d55e00",
-    "jax_jit": "#cc79a7", "autograd": "#f0e442", "mygrad": "#009e73",
+    "jax_jit": "#cc79a7", "autograd": "#f0e442", "mygrad": "#009e73", "tinygrad_jit": "#8c564b",
     "tinygrad_cifar_eager": "#56b4e9", "tinygrad_cifar_compile": "#0072b2",
 }  # fmt: skip
-"""Of the programs in every picture: Okabe & Ito's, ours the blues."""
+"""Of the programs in every picture: Okabe & Ito's and a brown, ours the blues."""
 
 
 class Worker:

@@ -52,8 +52,8 @@ HEAD = """\
 Written by `python -m benchmarks.report`, part by part by the command above each. Every program runs in a process of its
 own, and rounds are interleaved; the tables have medians. What a step is, the same for all, is said in
 `benchmarks/programs/__init__.py`. The limit is the matrix products of a step and one plain update of the parameters,
-into ready buffers, and nothing else. How ours are made fast, and where they fall short:
-[performance](performance.md)."""
+into ready buffers, and nothing else. PyTorch's compiler and tinygrad are as they come; both can search for faster
+kernels, for minutes. How ours are made fast, and where they fall short: [performance](performance.md)."""
 
 
 def measure(part: Part, file: Path, quick: bool) -> None:

@@ -22,6 +22,7 @@ PROGRAMS = (
     "jax_jit",
     "autograd",
     "mygrad",
+    "tinygrad_jit",
     "tinygrad_cifar_eager",
     "tinygrad_cifar_compile",
 )

@@ -22,7 +22,7 @@ def losses_or_skip(program: str, network: Network) -> list[float]:
     except SkipProgramError as error:
         pytest.skip(str(error))
     except ModuleNotFoundError as error:
-        if error.name not in ("torch", "jax", "autograd", "mygrad"):
+        if error.name not in ("torch", "jax", "autograd", "mygrad", "tinygrad"):
             raise
         pytest.skip(str(error))
 
@@ -34,7 +34,7 @@ def test_every_program_computes_the_losses_of_the_step_by_hand(program: str, net
 
 
 @pytest.mark.parametrize("network", TINY.values(), ids=TINY)
-@pytest.mark.parametrize("program", ["torch_eager", "autograd", "mygrad", "tinygrad_cifar_eager"])
+@pytest.mark.parametrize("program", ["torch_eager", "autograd", "mygrad", "tinygrad_jit", "tinygrad_cifar_eager"])
 def test_they_agree_to_rounding_in_float64(program: str, network: Network) -> None:
     network = dataclasses.replace(network, dtype="float64")
     check(losses_or_skip(program, network), losses("numpy_hand", network), "float64")
