@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from tinygrad_cifar.tensor import Array
 
+Loop = Callable[..., None]
+
 
 class Kernel:
     """A compiled loop over C-contiguous, writeable arrays, float32 or float64. It changes some of them in place.
@@ -29,8 +31,8 @@ class Kernel:
         types: numba's types of its arguments, with T for the float type.
     """
 
-    def __init__(self, loop: Callable[..., None], changes: tuple[int, ...], types: str):
-        self.__name__, self.changes = loop.__name__, changes
+    def __init__(self, loop: Loop, changes: tuple[int, ...], types: str):
+        self.__name__, self.changes, self._python = loop.__name__, changes, loop
         self._loop = _compiled(loop, [f"void({types.replace('T', real)})" for real in ("f4", "f8")])
 
     @staticmethod
@@ -47,25 +49,7 @@ class Kernel:
 
     def __reduce__(self) -> Any:
         """A copy is the loop itself; a pickle asks for it where it is read, and gets None where numba is missing."""
-        return globals()[f"{self.__name__}_kernel"], ()
-
-
-@functools.cache
-def adam_kernel() -> Kernel | None:
-    """``adam``, or None without numba. The first call on a machine compiles, for some seconds."""
-    return Kernel(adam, (0, 2, 3), "T[::1], T[::1], T[::1], T[::1], f8, f8, f8, f8") if _numba() else None
-
-
-@functools.cache
-def sgd_kernel() -> Kernel | None:
-    """``sgd``, or None without numba. The first call on a machine compiles, for some seconds."""
-    return Kernel(sgd, (0,), "T[::1], T[::1], f8") if _numba() else None
-
-
-@functools.cache
-def standardise_kernel() -> Kernel | None:
-    """``standardise``, or None without numba. The first call on a machine compiles, for some seconds."""
-    return Kernel(standardise, (0,), "T[:, ::1], u1[:, ::1], i8[::1], T[::1], T[::1]") if _numba() else None
+        return kernel, (self._python,)
 
 
 def adam(w: Array, g: Array, m: Array, v: Array, beta1: float, beta2: float, step_size: float, eps_hat: float) -> None:
@@ -93,6 +77,20 @@ def standardise(out: Array, images: NDArray[np.uint8], chosen: NDArray[np.int64]
             out[i, j] = out.dtype.type(pixels[j]) * scale[j] + shift[j]
 
 
+SIGNATURES: dict[Loop, tuple[tuple[int, ...], str]] = {
+    adam: ((0, 2, 3), "T[::1], T[::1], T[::1], T[::1], f8, f8, f8, f8"),
+    sgd: ((0,), "T[::1], T[::1], f8"),
+    standardise: ((0,), "T[:, ::1], u1[:, ::1], i8[::1], T[::1], T[::1]"),
+}
+"""What ``Kernel`` is told of each loop."""
+
+
+@functools.cache
+def kernel(loop: Loop) -> Kernel | None:
+    """One of the loops above, compiled; None without numba. The first call on a machine compiles, for some seconds."""
+    return Kernel(loop, *SIGNATURES[loop]) if _numba() else None
+
+
 def _numba() -> bool:
     """Whether numba can be imported; it takes half a second."""
     try:
@@ -104,7 +102,7 @@ def _numba() -> bool:
     return True
 
 
-def _compiled(loop: Callable[..., None], signatures: list[str]) -> Any:
+def _compiled(loop: Loop, signatures: list[str]) -> Any:
     """``loop`` for these signatures, from numba's cache on disk where there is one.
 
     All at once and always in the same order, because numba numbers the files of its cache in the order of compilation,

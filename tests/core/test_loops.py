@@ -25,18 +25,15 @@ CALL = re.compile(r"(adam|sgd)\d+\(")  # in a compiled program
 @pytest.fixture(scope="module")
 def kernel() -> loops.Kernel:
     """Adam's."""
-    return loops.adam_kernel() or pytest.skip("needs numba: pip install 'tinygrad-cifar[fast]'")
+    return loops.kernel(loops.adam) or pytest.skip("needs numba: pip install 'tinygrad-cifar[fast]'")
 
 
 @pytest.fixture
 def _without_numba(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(sys.modules, "numba", None)
-    kernels = loops.adam_kernel, loops.sgd_kernel, loops.standardise_kernel
-    for kernel in kernels:
-        kernel.cache_clear()
+    loops.kernel.cache_clear()
     yield
-    for kernel in kernels:
-        kernel.cache_clear()
+    loops.kernel.cache_clear()
 
 
 def bits(array: np.ndarray) -> np.ndarray:
@@ -165,9 +162,9 @@ def test_copies_and_pickles(kernel: loops.Kernel, monkeypatch: pytest.MonkeyPatc
     pickled = pickle.dumps(optimizer)
     assert copy.deepcopy(optimizer)._kernel is pickle.loads(pickled)._kernel is kernel
     monkeypatch.setitem(sys.modules, "numba", None)
-    loops.adam_kernel.cache_clear()
+    loops.kernel.cache_clear()
     assert pickle.loads(pickled)._kernel is None
-    loops.adam_kernel.cache_clear()
+    loops.kernel.cache_clear()
 
 
 @pytest.mark.usefixtures("_without_numba")
@@ -197,12 +194,12 @@ def test_a_numba_that_cannot_be_imported_is_told_of(tmp_path: Any, monkeypatch: 
 def sgd_loop(monkeypatch: pytest.MonkeyPatch) -> loops.Kernel:
     """SGD's, which every SGD without momentum has from now on."""
     monkeypatch.setattr(algorithms, "LARGE", 1)
-    return loops.sgd_kernel() or pytest.skip("needs numba: pip install 'tinygrad-cifar[fast]'")
+    return loops.kernel(loops.sgd) or pytest.skip("needs numba: pip install 'tinygrad-cifar[fast]'")
 
 
 @given(data=st.data(), dtype=st.sampled_from([np.float32, np.float64]), lr=st.floats(0, 1e3))
 def test_any_values_give_the_bits_of_numpys_sgd(data: st.DataObject, dtype: Any, lr: float) -> None:
-    sgd_loop = loops.sgd_kernel() or pytest.skip("needs numba: pip install 'tinygrad-cifar[fast]'")
+    sgd_loop = loops.kernel(loops.sgd) or pytest.skip("needs numba: pip install 'tinygrad-cifar[fast]'")
     size = data.draw(st.integers(0, 70))
     w, g = (data.draw(hnp.arrays(dtype, size)) for _ in range(2))
     with np.errstate(all="ignore"):
@@ -222,7 +219,7 @@ def test_training_with_sgd_is_the_same(sgd_loop: loops.Kernel, dtype: Any) -> No
 def test_sgd_takes_the_loop_where_there_are_many_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def asked(size: int, momentum: float) -> bool:
         asking: list[bool] = []
-        monkeypatch.setattr(loops, "sgd_kernel", lambda: asking.append(True))
+        monkeypatch.setattr(loops, "kernel", lambda loop: asking.append(True))
         optim.SGD([nn.Parameter(np.zeros(size, np.float32))], 0.1, momentum)
         return bool(asking)
 
@@ -238,7 +235,7 @@ def test_sgd_takes_the_loop_where_there_are_many_weights(monkeypatch: pytest.Mon
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches want the loop from the first one on."""
     monkeypatch.setattr(batches, "PATIENCE", 0)
-    if not loops.standardise_kernel():
+    if not loops.kernel(loops.standardise):
         pytest.skip("needs numba: pip install 'tinygrad-cifar[fast]'")
 
 
@@ -296,7 +293,7 @@ def test_numba_is_not_asked_for_a_few_batches(monkeypatch: pytest.MonkeyPatch) -
     few = Batches(split, 1, Standardiser.fit(split.images))
     list(few)
     assert few.epoch * len(few) < batches.PATIENCE
-    monkeypatch.setattr(loops, "standardise_kernel", lambda: pytest.fail("imported"))
+    monkeypatch.setattr(loops, "kernel", lambda loop: pytest.fail("imported"))
     list(few)
     few.epoch = batches.PATIENCE
     with pytest.raises(pytest.fail.Exception, match="imported"):

@@ -85,7 +85,7 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         """Begin epoch ``self.epoch``, and count it."""
         if self.epoch * len(self) >= PATIENCE and self._fits():
-            self._kernel = loops.standardise_kernel()
+            self._kernel = loops.kernel(loops.standardise)
         batches = self._prepare(self.epoch)
         self.epoch += 1
         return _one_ahead(batches) if self.prefetch else batches

@@ -55,7 +55,7 @@ class SGD(Optimizer):
         super().__init__(params, lr, weight_decay)
         self.momentum, self.nesterov, self.form = momentum, nesterov, form
         large = not momentum and sum(slot.view.size for slot in self._slots) >= LARGE
-        self._kernel = loops.sgd_kernel() if large else None
+        self._kernel = loops.kernel(loops.sgd) if large else None
 
     def coefficients(self, steps: int) -> dict[str, float]:
         return {"lr": self.lr, "momentum": self.momentum}
@@ -204,7 +204,7 @@ class Adam(Optimizer):
         require(eps >= 0, "eps", eps, "at least 0")
         super().__init__(params, lr, weight_decay)
         self.betas, self.eps = tuple(betas), eps
-        self._kernel = loops.adam_kernel()
+        self._kernel = loops.kernel(loops.adam)
 
     def coefficients(self, steps: int) -> dict[str, float]:
         beta1, beta2 = self.betas
