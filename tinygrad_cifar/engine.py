@@ -14,17 +14,7 @@ import numpy as np
 from tinygrad_cifar.errors import DtypeError, GraphError, MutationError, NonFiniteError, ShapeError
 from tinygrad_cifar.operands import describe
 from tinygrad_cifar.operators import OPS, Operand, unwrap
-from tinygrad_cifar.tensor import (
-    ENGINE,
-    UNCOUNTED,
-    Array,
-    Node,
-    Op,
-    Tensor,
-    _Mode,
-    _Modes,
-    _wrap,
-)
+from tinygrad_cifar.tensor import ENGINE, UNCOUNTED, Array, Node, Op, Tensor, _Mode, _Modes, _wrap
 
 _SEQUENCES = {tuple, list}
 Place = Node | Tensor  # a place of the graph where a gradient arrives: a recorded result, or a leaf

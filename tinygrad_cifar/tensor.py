@@ -18,11 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from tinygrad_cifar.errors import (
-    DtypeError,
-    GraphError,
-    ShapeError,
-)
+from tinygrad_cifar.errors import DtypeError, GraphError, ShapeError
 from tinygrad_cifar.operands import (
     PLAIN,
     argument,

@@ -59,9 +59,8 @@ class Standardiser:
             return cls(kind, np.zeros(PIXELS), np.ones(PIXELS))
         groups = {"scalar-mean": 1, "channel": CHANNELS}.get(kind, PIXELS)
         sums = images.sum(axis=0, dtype=np.int64).reshape(groups, -1).sum(axis=1)
-        squares = (
-            np.einsum("ij,ij->j", images, images, dtype=np.int64, casting="unsafe").reshape(groups, -1).sum(axis=1)
-        )
+        squares = np.einsum("ij,ij->j", images, images, dtype=np.int64, casting="unsafe")
+        squares = squares.reshape(groups, -1).sum(axis=1)
         count = len(images) * PIXELS // groups
         # Python's integers do not overflow, and the quotient of two of them is correctly rounded.
         mean = [int(s) / (255 * count) for s in sums]

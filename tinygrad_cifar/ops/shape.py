@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_cifar.operators import Operand, unwrap
+from tinygrad_cifar.operators import NUMPY, Operand, unwrap
 from tinygrad_cifar.tensor import Array, Tensor, implements, op
 
 Axis = int | tuple[int, ...] | None
@@ -151,13 +151,6 @@ def concatenate_gradient(g: Any, out: Any, *arrays: Any, axis: int = 0) -> Any:
     return [g[(*before, slice(end - a.shape[axis], end))] for a, end in zip(arrays, ends.tolist(), strict=True)]
 
 
-@implements(np.concatenate)
-def _np_concatenate(arrays: Sequence[Operand], axis: int | None = 0) -> Tensor:
-    if axis is None:
-        return concatenate(*[reshape(a, shape=-1) for a in arrays])
-    return concatenate(*arrays, axis=axis)
-
-
 @op(saves="")
 def stack(*arrays: Array, axis: int = 0) -> Array:
     """The arrays, all of one shape, along a new axis."""
@@ -170,51 +163,28 @@ def stack_gradient(g: Any, out: Any, *arrays: Any, axis: int = 0) -> Any:
     return [g[(*before, i)] for i in range(len(arrays))]
 
 
-@implements(np.stack)
-def _np_stack(arrays: Sequence[Operand], axis: int = 0) -> Tensor:
-    return stack(*arrays, axis=axis)
-
-
 # NumPy's own names, with NumPy's order of arguments.
+NUMPY |= {
+    np.reshape: lambda x, shape: reshape(x, shape=shape),
+    np.ravel: lambda x: reshape(x, shape=-1),
+    np.transpose: lambda x, axes=None: transpose(x, axes=axes),
+    np.swapaxes: lambda x, axis1, axis2: swapaxes(x, axis1=axis1, axis2=axis2),
+    np.expand_dims: lambda x, axis: expand_dims(x, axis=axis),
+    np.squeeze: lambda x, axis=None: squeeze(x, axis=axis),
+    np.broadcast_to: lambda x, shape: broadcast_to(x, shape=shape),
+    np.stack: lambda arrays, axis=0: stack(*arrays, axis=axis),
+}
 
 
-@implements(np.reshape)
-def _np_reshape(x: Tensor, shape: Any) -> Tensor:
-    return reshape(x, shape=shape)
-
-
-@implements(np.ravel)
-def _np_ravel(x: Tensor) -> Tensor:
-    return reshape(x, shape=-1)
-
-
-@implements(np.transpose)
-def _np_transpose(x: Tensor, axes: Sequence[int] | None = None) -> Tensor:
-    return transpose(x, axes=axes)
-
-
-@implements(np.swapaxes)
-def _np_swapaxes(x: Tensor, axis1: int, axis2: int) -> Tensor:
-    return swapaxes(x, axis1=axis1, axis2=axis2)
-
-
-@implements(np.expand_dims)
-def _np_expand_dims(x: Tensor, axis: int | tuple[int, ...]) -> Tensor:
-    return expand_dims(x, axis=axis)
-
-
-@implements(np.squeeze)
-def _np_squeeze(x: Tensor, axis: Axis = None) -> Tensor:
-    return squeeze(x, axis=axis)
-
-
-@implements(np.broadcast_to)
-def _np_broadcast_to(x: Tensor, shape: Any) -> Tensor:
-    return broadcast_to(x, shape=shape)
+@implements(np.concatenate)
+def _concatenate(arrays: Sequence[Operand], axis: int | None = 0) -> Tensor:
+    if axis is None:
+        return concatenate(*[reshape(a, shape=-1) for a in arrays])
+    return concatenate(*arrays, axis=axis)
 
 
 @implements(np.take)
-def _np_take(x: Tensor, indices: Operand, axis: int | None = None) -> Tensor:
+def _take(x: Tensor, indices: Operand, axis: int | None = None) -> Tensor:
     if axis is None:
         return reshape(x, shape=-1)[unwrap(indices, copy=True)]
     before = np.lib.array_utils.normalize_axis_index(axis, x.ndim)

@@ -1,10 +1,10 @@
 """From a report to files: report.html, self-contained, and report.md with its pictures in figures/."""
 
 import base64
-import html
 import io
 import os
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 
 from tinygrad_cifar.report.blocks import Block, Figure, Flag, Report, Table, Text
@@ -39,7 +39,6 @@ p.flag {{ border-left: 4px solid #d55e00; padding: .2rem .8rem; background: #fdf
 </html>
 """
 
-
 DPI = 90  # of pictures: as wide as the page, and not larger than that
 
 
@@ -58,11 +57,11 @@ def write(report: Report, folder: str | os.PathLike[str]) -> Path:
 
 def to_html(report: Report) -> str:
     """One page with style and pictures inside, so that it can be sent as it is."""
-    links = "".join(f'<li><a href="#s{i}">{_escaped(s.title)}</a></li>' for i, s in enumerate(report.sections))
+    links = "".join(f'<li><a href="#s{i}">{escape(s.title)}</a></li>' for i, s in enumerate(report.sections))
     parts = [*map(_html, report.intro), f"<nav><ul>{links}</ul></nav>"]
     for i, section in enumerate(report.sections):
-        parts += [f'<h2 id="s{i}">{_escaped(section.title)}</h2>', *map(_html, section.blocks)]
-    return PAGE.format(title=_escaped(report.title), body="\n".join(parts))
+        parts += [f'<h2 id="s{i}">{escape(section.title)}</h2>', *map(_html, section.blocks)]
+    return PAGE.format(title=escape(report.title), body="\n".join(parts))
 
 
 def to_markdown(report: Report) -> str:
@@ -76,18 +75,18 @@ def to_markdown(report: Report) -> str:
 def _html(block: Block) -> str:
     match block:
         case Text(text):
-            return f"<p>{_escaped(text)}</p>"
+            return f"<p>{escape(text)}</p>"
         case Flag(text):
-            return f'<p class="flag">{_escaped(text)}</p>'
+            return f'<p class="flag">{escape(text)}</p>'
         case Table():
-            caption = f"<caption>{_escaped(block.caption)}</caption>" if block.caption else ""
+            caption = f"<caption>{escape(block.caption)}</caption>" if block.caption else ""
             rows = "".join(_html_row("td", row, block.numbers) for row in block.rows)
             return (
                 f'<div class="table"><table>{caption}{_html_row("th", block.header, block.numbers)}{rows}</table></div>'
             )
         case Figure():
             image = base64.b64encode(_png(block)).decode()
-            caption = _escaped(block.caption)
+            caption = escape(block.caption)
             return (
                 f'<figure><img alt="{caption}" src="data:image/png;base64,{image}">'
                 f"<figcaption>{caption}</figcaption></figure>"
@@ -96,7 +95,7 @@ def _html(block: Block) -> str:
 
 def _html_row(tag: str, cells: Sequence[str], numbers: int) -> str:
     side = ["" if i < numbers else ' class="n"' for i in range(len(cells))]
-    return f"<tr>{''.join(f'<{tag}{c}>{_escaped(cell)}</{tag}>' for c, cell in zip(side, cells, strict=True))}</tr>"
+    return f"<tr>{''.join(f'<{tag}{c}>{escape(cell)}</{tag}>' for c, cell in zip(side, cells, strict=True))}</tr>"
 
 
 def _markdown(block: Block) -> str:
@@ -125,10 +124,6 @@ def _png(figure: Figure) -> bytes:
     content = io.BytesIO()
     figure.picture.savefig(content, format="png", dpi=DPI)
     return content.getvalue()
-
-
-def _escaped(text: str) -> str:
-    return html.escape(text)
 
 
 def _replace(path: Path, content: bytes) -> None:
