@@ -74,6 +74,14 @@ def test_they_print_as_they_are_written() -> None:
         lambda: s.one_cycle(0.1, 20, pct_start=1.0),
         lambda: s.one_cycle(0.1, 20, pct_start=-1.0),
         lambda: s.warm_up(s.constant(0.1), -1),
+        lambda: s.constant(-0.1),
+        lambda: s.constant(float("nan")),
+        lambda: s.triangular(0.0, float("inf"), 10),
+        lambda: s.exponential(-0.1, k=1),
+        lambda: s.step(0.1, 5, gamma=-1),
+        lambda: s.cosine(-0.1, 10),
+        lambda: s.one_cycle(0.1, 20, div_factor=0),
+        lambda: s.one_cycle(0.1, 20, final_div_factor=0),
     ],
 )
 def test_nonsense_is_refused(make: Callable[[], Any]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tinygrad_cifar.errors import ConfigError
+from tinygrad_cifar.optim.optimizer import require
 
 
 class Schedule(Protocol):
@@ -18,9 +19,11 @@ class Schedule(Protocol):
     def __call__(self, step: int) -> float: ...
 
 
-def _require(valid: bool, message: str) -> None:
-    if not valid:
-        raise ConfigError(message)
+def _check(schedule: Schedule, least: int, *names: str) -> None:
+    """ConfigError where one of these settings of ``schedule`` is less, or not finite."""
+    for name in names:
+        value = getattr(schedule, name)
+        require(value >= least, f"{type(schedule).__name__}: {name}", value, f"at least {least}")
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,9 @@ class constant:
     """Always ``eta``."""
 
     eta: float
+
+    def __post_init__(self) -> None:
+        _check(self, 0, "eta")
 
     def __call__(self, step: int) -> float:
         return self.eta
@@ -45,11 +51,9 @@ class triangular:
     n_s: int
 
     def __post_init__(self) -> None:
-        _require(self.n_s >= 1, f"triangular: n_s, the steps of half a cycle, must be at least 1, not {self.n_s}.")
-        _require(
-            0 <= self.eta_min <= self.eta_max,
-            f"triangular: needs 0 <= eta_min <= eta_max, not {self.eta_min} and {self.eta_max}.",
-        )
+        _check(self, 1, "n_s")
+        _check(self, 0, "eta_min")
+        require(self.eta_min <= self.eta_max, "triangular: eta_max", self.eta_max, f"at least eta_min, {self.eta_min},")
 
     def __call__(self, step: int) -> float:
         position = step % (2 * self.n_s)
@@ -77,9 +81,11 @@ class exponential:
     steps_per_epoch: int = 1
 
     def __post_init__(self) -> None:
-        _require((self.k is None) != (self.gamma is None), "exponential: give either k or gamma.")
-        _require(self.gamma is None or self.gamma > 0, f"exponential: gamma must be positive, not {self.gamma}.")
-        _require_epoch(self.steps_per_epoch)
+        _check(self, 0, "eta")
+        _check(self, 1, "steps_per_epoch")
+        if (self.k is None) == (self.gamma is None):
+            raise ConfigError("exponential: give either k or gamma.")
+        require(self.gamma is None or self.gamma > 0, "exponential: gamma", self.gamma, "positive")
 
     def __call__(self, step: int) -> float:
         t = step // self.steps_per_epoch
@@ -96,8 +102,8 @@ class step:
     steps_per_epoch: int = 1
 
     def __post_init__(self) -> None:
-        _require(self.every >= 1, f"step: every, the epochs between two falls, must be at least 1, not {self.every}.")
-        _require_epoch(self.steps_per_epoch)
+        _check(self, 0, "eta", "gamma")
+        _check(self, 1, "every", "steps_per_epoch")
 
     def __call__(self, step: int) -> float:
         return self.eta * self.gamma ** (step // self.steps_per_epoch // self.every)
@@ -118,8 +124,8 @@ class cosine:
     steps_per_epoch: int = 1
 
     def __post_init__(self) -> None:
-        _require(self.total >= 1, f"cosine: total must be at least 1, not {self.total}.")
-        _require_epoch(self.steps_per_epoch)
+        _check(self, 0, "eta_max", "eta_min")
+        _check(self, 1, "total", "steps_per_epoch")
 
     def __call__(self, step: int) -> float:
         return _anneal(self.eta_max, self.eta_min, min(step // self.steps_per_epoch / self.total, 1))
@@ -139,11 +145,14 @@ class one_cycle:
     final_div_factor: float = 1e4
 
     def __post_init__(self) -> None:
-        _require(0 <= self.pct_start <= 1, f"one_cycle: pct_start must be in [0, 1], not {self.pct_start}.")
-        _require(
-            self.pct_start * self.total > 1 and self.total - 1 > self.pct_start * self.total - 1,
-            f"one_cycle: {self.total} steps are too few to rise and fall with pct_start={self.pct_start}.",
-        )
+        _check(self, 0, "eta_max")
+        for name in ("div_factor", "final_div_factor"):
+            require(getattr(self, name) > 0, f"one_cycle: {name}", getattr(self, name), "positive")
+        require(0 <= self.pct_start <= 1, "one_cycle: pct_start", self.pct_start, "in [0, 1]")
+        if not 1 < self.pct_start * self.total < self.total:
+            raise ConfigError(
+                f"one_cycle: {self.total} steps are too few to rise and fall with pct_start={self.pct_start}."
+            )
 
     def __call__(self, step: int) -> float:
         start = self.eta_max / self.div_factor
@@ -165,8 +174,8 @@ class warm_up:
     start_factor: float = 1 / 3
 
     def __post_init__(self) -> None:
-        _require(self.steps >= 0, f"warm_up: steps must be at least 0, not {self.steps}.")
-        _require(0 <= self.start_factor <= 1, f"warm_up: start_factor must be in [0, 1], not {self.start_factor}.")
+        _check(self, 0, "steps")
+        require(0 <= self.start_factor <= 1, "warm_up: start_factor", self.start_factor, "in [0, 1]")
 
     def __call__(self, step: int) -> float:
         if step >= self.steps:
@@ -177,7 +186,3 @@ class warm_up:
 def _anneal(start: float, end: float, share: float) -> float:
     """Half a cosine from ``start`` to ``end``; ``share`` in [0, 1] says how far."""
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
-
-
-def _require_epoch(steps_per_epoch: int) -> None:
-    _require(steps_per_epoch >= 1, f"steps_per_epoch must be at least 1, not {steps_per_epoch}.")
