@@ -154,10 +154,13 @@ def test_a_gradient_set_by_hand_must_fit() -> None:
     p.name = "0.weight"
     optimizer = optim.SGD([p], lr=0.25)
     p.grad = Tensor(np.ones((3, 2)))
-    with pytest.raises(ShapeError, match=r"0\.weight is \(2, 3\) float64, but its gradient \(3, 2\)"):
+    with pytest.raises(ShapeError, match=r"0\.weight is \(2, 3\) float64, but its gradient tensor \(3, 2\)"):
         optimizer.step()
     p.grad = Tensor(np.ones((2, 3), np.float32))
     with pytest.raises(DtypeError, match=r"its gradient .* float32"):
+        optimizer.step()
+    p.grad = np.ones((2, 3))  # type: ignore[assignment]
+    with pytest.raises(DtypeError, match=r"its gradient array .* p\.grad = Tensor"):
         optimizer.step()
     np.testing.assert_array_equal(p.data, 1)
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tinygrad_cifar.errors import CheckpointError, ConfigError, DtypeError, NonFiniteError, ShapeError
+from tinygrad_cifar.operands import describe
 from tinygrad_cifar.tensor import Array, Tensor
 
 BLOCK = 1 << 16  # elements; measured: smaller blocks cost more calls than cache misses, larger ones gain nothing
@@ -140,7 +141,7 @@ class Optimizer:
             present.append(gradient is not None)
             if gradient is not None:
                 array = gradient.data
-                if array.shape != view.shape or array.dtype != view.dtype:
+                if not isinstance(gradient, Tensor) or array.shape != view.shape or array.dtype != view.dtype:
                     raise _gradient_error(slot)
                 slot.steps += 1
                 tensor.version[0] += 1
@@ -304,10 +305,11 @@ def _adopt(slot: Slot) -> None:
 
 def _gradient_error(slot: Slot) -> Exception:
     name, gradient = slot.tensor.name or "a parameter", slot.tensor.grad
-    assert gradient is not None
-    text = f"{name} is {slot.view.shape} {slot.view.dtype}, but its gradient {gradient.shape} {gradient.dtype}"
-    error = DtypeError if gradient.dtype != slot.view.dtype else ShapeError
-    return error(f"{text}. A gradient that you set by hand needs the parameter's shape and dtype.")
+    error = ShapeError if gradient.shape != slot.view.shape else DtypeError  # type: ignore[union-attr]
+    return error(
+        f"{name} is {slot.view.shape} {slot.view.dtype}, but its gradient {describe(gradient)}. A gradient that you "
+        "set by hand is a Tensor of the parameter's shape and dtype: p.grad = Tensor(g)."
+    )
 
 
 # Cutting --------------------------------------------------------------------------------------------------------
