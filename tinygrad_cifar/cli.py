@@ -465,7 +465,9 @@ def search(
         tested.figure(target)
         print(f"{tested}\nwrote {target}")
         return
-    varied = [parse_variation(text) for text in vary or ()]
+    if not vary:
+        raise ConfigError("a search needs something to vary, as --vary lam=log:1e-5:1e-1.")
+    varied = [parse_variation(text) for text in vary]
     space, found = Space(dict(varied)), None
     if len(space.names) < len(varied):
         raise ConfigError("--vary names a setting twice: give all its values in one list or range.")

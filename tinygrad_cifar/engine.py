@@ -88,6 +88,8 @@ def hvp(
     """Hessian-vector product of the scalar ``f(*inputs)``: H v, by differentiating the gradient's product with v."""
     if isinstance(inputs, Tensor):
         inputs, vectors = [inputs], [vectors]
+    if len(vectors) != len(inputs):
+        raise ShapeError(f"hvp: {len(inputs)} inputs, but {len(vectors)} vectors. Give one for each, in a list.")
     first = grad(f(*inputs), inputs, create_graph=True, allow_unused=True)
     live = [(g, v) for g, v in zip(first, vectors, strict=True) if g.requires_grad]
     if not live:
@@ -103,7 +105,8 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Tensor, create_graph: bool = Fals
         one = np.zeros(y.size, y.dtype)
         one[i] = 1
         rows += grad(y, x, one.reshape(y.shape), create_graph, retain_graph=True, allow_unused=True)
-    return OPS["stack"](*rows).reshape(y.shape + x.shape)
+    whole = OPS["stack"](*rows) if rows else Tensor(np.zeros((0, *x.shape), x.dtype))
+    return whole.reshape(y.shape + x.shape)
 
 
 def sum_to(g: Any, shape: tuple[int, ...]) -> Any:

@@ -46,30 +46,36 @@ class _Modes(threading.local):
     recording = True  # each thread has its own: one may evaluate while another one trains
     detecting = 0  # how many detect_anomaly blocks are open, in all threads: set on the class, where it is read sooner
 
+    def __init__(self) -> None:
+        self.outside: list[bool] = []  # whether it recorded around each open block of no_grad or enable_grad
+
 
 _Mode = _Modes()
 
 
-@contextlib.contextmanager
-def _set_recording(value: bool) -> Iterator[None]:
-    before, _Mode.recording = _Mode.recording, value
-    try:
-        yield
-    finally:
-        _Mode.recording = before
+class _Recording(contextlib.ContextDecorator):
+    def __init__(self, value: bool):
+        self.value = value
+
+    def __enter__(self) -> None:
+        _Mode.outside.append(_Mode.recording)
+        _Mode.recording = self.value
+
+    def __exit__(self, *error: object) -> None:
+        _Mode.recording = _Mode.outside.pop()
 
 
-def no_grad() -> contextlib.AbstractContextManager[None]:
+def no_grad() -> _Recording:
     """``with no_grad():`` computes without recording a graph, as for evaluation or a hand-written update.
 
-    Like ``enable_grad`` it is for the thread that enters it: others record on.
+    Like ``enable_grad`` it is for the thread that enters it: others record on. ``@no_grad()`` does a whole function so.
     """
-    return _set_recording(False)
+    return _Recording(False)
 
 
-def enable_grad() -> contextlib.AbstractContextManager[None]:
+def enable_grad() -> _Recording:
     """``with enable_grad():`` records again inside a ``no_grad`` block."""
-    return _set_recording(True)
+    return _Recording(True)
 
 
 @contextlib.contextmanager

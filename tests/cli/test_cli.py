@@ -193,6 +193,7 @@ def test_graph_without_dot(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Non
         (("data", "--synthetic", "--grid", "grid.xyz"), "grid.xyz: Format 'xyz' is not supported"),
         (("check", "--synthetic", "--split", "all-200", "--images", "500"), "a subset of 500 images"),
         (("search", "--range-test", "--vary", "lr=log:1e-3:1"), "leave --vary out"),
+        (("search", *SMALL), "as --vary lam="),
     ],
 )
 def test_an_error_is_one_message_and_exit_code_1(shell: Shell, arguments: tuple[str, ...], message: str) -> None:

@@ -348,6 +348,16 @@ def test_jacobian_of_a_leaf_and_of_a_part() -> None:
     assert array(tg.jacobian(lambda x: x[1:] * 2, x)) == [[0, 2, 0], [0, 0, 2]]
 
 
+def test_jacobian_of_nothing() -> None:
+    assert tg.jacobian(lambda x: x[:0], leaf(1.0, 2.0)).shape == (0, 2)
+    assert tg.jacobian(lambda x: x * x, leaf()).shape == (0, 0)
+
+
+def test_hvp_wants_a_vector_for_each_input() -> None:
+    with pytest.raises(ShapeError, match="2 inputs, but 1 vectors"):
+        tg.hvp(lambda a, b: (a * b).sum(), [leaf(1.0), leaf(2.0)], [np.ones(1)])
+
+
 # What is recorded ---------------------------------------------------------------------------------------------------
 
 
@@ -378,6 +388,16 @@ def test_no_grad_decorates_functions() -> None:
     assert not evaluate(leaf(1.0)).requires_grad
     assert not evaluate(leaf(1.0)).requires_grad
     assert tg.is_recording()
+
+
+def test_no_grad_and_enable_grad_can_be_kept_and_nested() -> None:
+    quiet, loud = tg.no_grad(), tg.enable_grad()
+    for _ in range(2):
+        with quiet:
+            with quiet, loud:
+                assert tg.is_recording()
+            assert not tg.is_recording()
+        assert tg.is_recording()
 
 
 def test_no_grad_ends_with_an_exception() -> None:

@@ -44,5 +44,7 @@ def test_nonsense_is_refused() -> None:
         nn.l2_penalty(net, 0.1, "mean")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="lam >= 0"):
         nn.l2_penalty(net, -0.1)
+    with pytest.raises(ConfigError, match="lam >= 0"):
+        nn.l2_penalty(net, float("nan"))
     with pytest.raises(ConfigError, match="has no weights"):
         nn.l2_penalty(nn.ReLU(), 0.1)

@@ -55,7 +55,7 @@ def l2_penalty(model: Module, lam: float, convention: Literal["sum", "half"] = "
     Raises:
         ConfigError: ``lam`` is negative, the convention unknown, or the model has no weights.
     """
-    if lam < 0 or convention not in ("sum", "half"):
+    if not lam >= 0 or convention not in ("sum", "half"):
         raise ConfigError(f'l2_penalty needs lam >= 0 and convention "sum" or "half", not {lam} and {convention!r}.')
     weights = _weights(model)
     if not weights:
