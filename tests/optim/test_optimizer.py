@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinygrad_cifar import Tensor, nn, optim
+from tinygrad_cifar import Tensor, compile, nn, optim
 from tinygrad_cifar.errors import CheckpointError, ConfigError, DtypeError, MutationError, NonFiniteError, ShapeError
 from tinygrad_cifar.optim import optimizer as machinery
 
@@ -243,6 +243,32 @@ def test_clip_grad_norm_scales_all_gradients_alike() -> None:
         optim.clip_grad_norm(params, 1.0)
     with pytest.raises(ConfigError, match="max_norm"):
         optim.clip_grad_norm(params, 0.0)
+
+
+def test_clip_grad_norm_without_gradients() -> None:
+    assert optim.clip_grad_norm([ones(2)], 1.0) == 0
+
+
+def test_clip_grad_norm_in_a_compiled_step() -> None:
+    w = Tensor(np.ones((2, 2)), requires_grad=True)
+    optimizer = optim.SGD([w], 0.1)
+
+    @compile
+    def step(x: Tensor) -> Any:
+        optimizer.zero_grad()
+        (x @ w).sum().backward()
+        norm = optim.clip_grad_norm([w], 1.0)
+        optimizer.step()
+        return norm
+
+    for size in (1.0, 0.1, 0.01, 100.0):
+        before = w.data.copy()
+        norm = step(Tensor(np.full((3, 2), size)))
+        assert norm == pytest.approx(6 * size)
+        np.testing.assert_allclose(before - w.data, 0.1 * 0.5 * min(6 * size, 1), rtol=1e-5)
+    with pytest.raises(NonFiniteError, match="parameter 0"):
+        step(Tensor(np.full((3, 2), np.nan)))
+    assert np.isfinite(w.data).all()
 
 
 def test_clip_grad_norm_of_one_parameter() -> None:

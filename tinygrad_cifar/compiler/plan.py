@@ -140,25 +140,29 @@ def _needed(operations: list[Operation], roots: list[Root]) -> list[Operation]:
 
 
 def _guards_first(operations: list[Operation], roots: list[Root]) -> list[Operation]:
-    """Guards, and what they depend on, before everything that changes memory: a failed guard must leave no trace."""
-    end = last_guard(operations)
-    cone: set[int] = set()
+    """Guards, and what they depend on, before everything that changes memory: a failed guard must leave no trace.
+
+    With them go earlier draws from the same random streams, and what reads memory before they write it again.
+    """
+    first: set[int] = set()
     needed: set[int] = set()
-    for n in range(end, -1, -1):
+    written: set[int] = set()
+    streams: set[str] = set()
+    for n in range(last_guard(operations), -1, -1):
         op = operations[n]
-        if op.function is bool or any(v.root in needed for v in op.writes):
-            cone.add(n)
-            needed.update([v.root for v in (*op.reads, *op.writes)])
-            if type(op.function) is Draw or any(not roots[v.root].temporary for v in op.writes):
+        drawn = {op.function.stream} if type(op.function) is Draw else set()
+        changes, reads = {v.root for v in op.writes}, {v.root for v in op.reads}
+        if op.function is bool or changes & needed or reads & written or drawn & streams:
+            if any(not roots[root].temporary for root in changes):
                 raise CompileError(
-                    f"{op.line}: a condition depends on what this line changes or draws, so a replay could not take it "
-                    "back. Decide outside of the compiled step."
+                    f"{op.line}: a condition depends on what this line changes, so a replay could not take it back. "
+                    "Decide outside of the compiled step."
                 )
-    writes = _writes([operations[n] for n in cone])
-    for n, op in enumerate(operations[: end + 1]):
-        if n not in cone and any(writes[v.root] > 1 for v in op.reads):
-            raise CompileError(f"{op.line}: a condition depends on an array that is changed in place here.")
-    return [operations[n] for n in sorted(cone)] + [op for n, op in enumerate(operations) if n not in cone]
+            first.add(n)
+            needed |= reads | changes
+            written |= changes
+            streams |= drawn
+    return [operations[n] for n in sorted(first)] + [op for n, op in enumerate(operations) if n not in first]
 
 
 def last_guard(operations: list[Operation]) -> int:
@@ -184,10 +188,11 @@ def placed(operations: list[Operation], roots: list[Root]) -> tuple[dict[int, in
     for number in sorted(first.keys() - heirs.keys(), key=lambda r: (-size[r], first[r])):
         length, start = -(-size[number] // ALIGNMENT) * ALIGNMENT, 0
         begin, end = first[number], ends[number]
-        for a, b in [(a, b) for a, b, x, y in taken if x <= end and begin <= y]:
+        for a, b, x, y in taken:
             if start + length <= a:
                 break
-            start = max(start, b)
+            if x <= end and begin <= y:
+                start = max(start, b)
         offsets[number] = start
         insort(taken, (start, start + length, begin, end))
     offsets.update({heir: offsets[origin] for heir, origin in heirs.items()})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tinygrad_cifar import random
-from tinygrad_cifar.compiler.plan import placed, simplified
+from tinygrad_cifar.compiler.plan import last_guard, placed, simplified
 from tinygrad_cifar.compiler.recording import Recording
 from tinygrad_cifar.compiler.surroundings import contents
 from tinygrad_cifar.compiler.trace import COPIES, Call, Draw, Operation, Root, Scalar, View, piece
@@ -37,7 +37,8 @@ class Program:
         self.roots = recording.tracer.roots
         self.inputs, self.around = recording.inputs, recording.around
         self.names: dict[str, Any] = {"ndarray": np.ndarray, "MISS": MISS, "copyto": np.copyto, "put": _put,
-                                      "array_equal": np.array_equal, "nan": np.nan, "inf": np.inf}  # fmt: skip
+                                      "array_equal": np.array_equal, "nan": np.nan, "inf": np.inf,
+                                      "states": random.states, "set_back": random.set_back}  # fmt: skip
         self._named = {id(value): name for name, value in self.names.items()}
         self._arrays: dict[View, str] = {}
         self._scalars: dict[tuple[Scalar, Any], str] = {}
@@ -48,7 +49,8 @@ class Program:
         self.arena = memory[start : start + size]
         self.changed_memory = [r.array for r in {self.roots[v.root] for op in operations for v in op.writes}
                                if not r.temporary]  # fmt: skip
-        self.lines: list[Line] = []
+        self._draws_first = any(type(op.function) is Draw for op in operations[: last_guard(operations) + 1])
+        self.lines: list[Line] = [Line("before = states()", None, False)] * self._draws_first
         for op in operations[:-1]:
             self._write(op)
         self._end(recording, operations[-1])
@@ -135,7 +137,8 @@ class Program:
         operands = [self._operand(x, op) for x in op.operands]
         kwargs = [f"{k}={self._operand(v)}" for k, v in op.kwargs]
         if function is bool:
-            self.lines.append(Line(f"if bool({operands[0]}) is not {op.how}: return MISS", op, False))
+            undo = "set_back(before); " * self._draws_first
+            self.lines.append(Line(f"if bool({operands[0]}) is not {op.how}: {undo}return MISS", op, False))
             return
         fills = _takes_out(function)
         if out and fills:  # by position is quicker, where it is allowed

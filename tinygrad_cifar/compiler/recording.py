@@ -282,8 +282,9 @@ class Recording:
         if not _same_bytes(then, root.snapshot) and (line := self._line(number)):
             raise CompileError(
                 f"{line}: an array whose values change from call to call enters here, made by what the recording "
-                "cannot see (np.asarray, np.array, a file, a generator of one's own). Make it an argument of the step, "
-                "Tensor(x) where it is an ndarray; draw random numbers from tinygrad_cifar.random.stream."
+                "cannot see (np.asarray, np.array, an ndarray indexed by labels, a file, a generator of one's own). "
+                "Make it an argument of the step, Tensor(x) where it is an ndarray; draw random numbers from "
+                "tinygrad_cifar.random.stream; np.eye(k)[labels] is labels[:, None] == np.arange(k)."
             )
 
     def _line(self, number: int) -> str:

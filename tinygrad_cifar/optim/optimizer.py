@@ -220,7 +220,7 @@ class Optimizer:
         return f"{type(self).__name__}({settings})"
 
 
-def clip_grad_norm(params: Iterable[Tensor] | Tensor, max_norm: float) -> float:
+def clip_grad_norm(params: Iterable[Tensor] | Tensor, max_norm: float) -> np.floating[Any]:
     """Scale all gradients by ``min(1, max_norm / (norm + 1e-6))``, so that together their norm is at most ``max_norm``.
 
     Returns:
@@ -230,18 +230,20 @@ def clip_grad_norm(params: Iterable[Tensor] | Tensor, max_norm: float) -> float:
         NonFiniteError: the norm is infinite or not a number.
     """
     require(max_norm > 0, "max_norm", max_norm, "positive")
-    owners = [p for p in dict.fromkeys([params] if isinstance(params, Tensor) else params) if p.grad is not None]
-    norm = math.hypot(*(float(np.linalg.norm(p.grad.data)) for p in owners))  # type: ignore[union-attr]
-    if not math.isfinite(norm):
-        bad = [p.name or f"parameter {i}" for i, p in enumerate(owners) if not np.isfinite(p.grad.data).all()]  # type: ignore[union-attr]
+    each = dict.fromkeys([params] if isinstance(params, Tensor) else params)
+    gradients = {p: p.grad.data for p in each if p.grad is not None}
+    if not gradients:
+        return np.float64(0)
+    norm = np.linalg.norm(np.stack([np.linalg.norm(g) for g in gradients.values()]))
+    if not np.isfinite(norm):
+        bad = [p.name or f"parameter {i}" for i, (p, g) in enumerate(gradients.items()) if not np.isfinite(g).all()]
         raise NonFiniteError(
             f"the gradients' norm is {norm}; entries of {', '.join(bad) or 'none'} are not finite. Find the first such "
             "op with detect_anomaly(), or lower the learning rate."
         )
-    scale = max_norm / (norm + 1e-6)
-    if scale < 1:
-        for p in owners:
-            p.grad = Tensor(p.grad.data * scale)  # type: ignore[union-attr]
+    scale = np.minimum(1, max_norm / (norm + 1e-6))  # without a condition, so that a compiled step has one way only
+    for p, g in gradients.items():
+        p.grad = Tensor(g * scale.astype(g.dtype))
     return norm
 
 
