@@ -1,5 +1,6 @@
 """Ordinary steps that a careless replay would get wrong without an error: they are right, or refused."""
 
+import copy
 import random as python_random
 import threading
 from collections import UserDict, deque
@@ -760,8 +761,56 @@ def tries_what_fails(_):
     ],
 )
 def test_what_a_replay_would_leave_out_is_refused(make, said):
+    step = tg.compile(make(None))
     with pytest.raises(CompileError, match=said):
-        tg.compile(make(None))(batch(0))
+        for i in range(3):
+            step(batch(i))
+
+
+class Lazy(nn.Module):
+    """Makes its mask when it is first needed, and with ``anew`` at every call."""
+
+    def __init__(self, anew):
+        self.mask, self.anew = None, anew
+
+    def forward(self, x):
+        if self.mask is None or self.anew:
+            self.mask = np.tril(np.ones((3, 3), np.float32))
+        return tg.Tensor(x) @ self.mask
+
+
+def test_what_is_made_when_it_is_first_needed_is_no_change():
+    step = tg.compile(Lazy(anew=False))
+    for i in range(5):
+        assert np.array_equal(step(batch(i)).numpy(), batch(i) @ np.tril(np.ones((3, 3), np.float32)))
+    assert step.recordings[0] == "the step set Lazy.mask"
+    assert len(step.recordings) == 3
+    step = tg.compile(Lazy(anew=True))
+    step(batch(0))
+    with pytest.raises(CompileError, match=r"Lazy\.mask"):
+        step(batch(1))
+
+
+def test_modes_that_the_step_itself_sets():
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout(0.5))
+    copied = copy.deepcopy(model)
+
+    def step_of(model):
+        def step(x):
+            trained = model.train()(tg.Tensor(x))
+            with tg.no_grad():
+                return trained, model.eval()(tg.Tensor(x))
+
+        return step
+
+    expected, ours = step_of(model), tg.compile(step_of(copied))
+    batches = [np.random.default_rng(i).standard_normal((4, 3)).astype(np.float32) for i in range(6)]
+    results = []
+    for step in (expected, ours):
+        tg.manual_seed(1)
+        results.append([t.numpy().tobytes() for x in batches for t in step(x)])
+    assert results[0] == results[1]
+    assert len(ours.recordings) == 3
 
 
 def test_an_operation_that_failed_is_not_replayed():

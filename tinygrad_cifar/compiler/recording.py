@@ -222,13 +222,20 @@ class Recording:
 
     # Judging --------------------------------------------------------------------------------------------------
 
-    def check(self) -> None:
-        """Raise CompileError where the step did something that its array operations do not tell of."""
+    def check(self, set_before: set[str]) -> str:
+        """Raise CompileError where the step did something that its array operations do not tell of.
+
+        What it sets for the first time, as a mask that is made when it is needed, it may not set again: returns what
+        that was, or "". Then this call is no example of the next one.
+        """
         if self.tracer.refusal:
             raise CompileError(self.tracer.refusal)
         written = {v.root for op in self.tracer.operations for v in op.writes}
         self.around.contents = [c for c in self.around.contents if not self._live(c[0], c[1], written)]
         for label in self.around.changed():
+            if label not in set_before:
+                set_before.add(label)
+                return label
             raise CompileError(
                 f"the step changes {label}, which a replay would not: it repeats array operations only. Count, "
                 "schedule and store outside of the compiled step; write to arrays in place, from Tensors or t.data."
@@ -247,6 +254,7 @@ class Recording:
         if "lr" not in self.around.names:  # the optimisers' alone: a replay asks them for it
             for optimizer, _, _ in self.rates:
                 self.around.places.pop((id(vars(optimizer)), "lr"), None)
+        return ""
 
     def _live(self, thing: Any, before: Any, written: set[int]) -> bool:
         """Whether it is an array that the operations use: then a replay finds what is in it, and changes it alike."""

@@ -61,6 +61,7 @@ class CompiledStep:
         self.programs: dict[Hashable, list[Program]] = {}
         self.recordings: list[str] = []
         self._misses = 0  # recordings since the last replay
+        self._set: set[str] = set()  # what the step was seen to set, which it may do once
         self._candidates: dict[Hashable, Recording] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -91,17 +92,17 @@ class CompiledStep:
         recording = Recording(before)
         result = recording.run(self.step, args, kwargs)
         try:
-            recording.check()
-            reason = recording.difference(before) if before else changed
+            unlike = recording.check(self._set)
+            reason = f"the step set {unlike}" if unlike else recording.difference(before) if before else changed
             self._misses += 1
             if self._misses > ATTEMPTS * 4 or len(self.programs) > KINDS:
                 raise CompileError(
                     f"every call is a new one to the compiler, at last since {reason or 'a guard failed'}. A number "
                     "that changes must be a float or an array among the arguments; what else changes must stay outside."
                 )
-            if reason:
+            if reason and not unlike:
                 self._candidates[key] = recording
-            else:
+            elif not reason:
                 programs.insert(0, Program(recording))
                 del programs[ATTEMPTS:]
                 reason = f"{programs[0]} recorded and planned in {1e3 * (time.perf_counter() - start):.0f} ms"
