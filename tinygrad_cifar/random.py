@@ -3,7 +3,6 @@
 import contextlib
 import zlib
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -41,22 +40,12 @@ def stream(name: str) -> np.random.Generator:
 @contextlib.contextmanager
 def preserved() -> Iterator[None]:
     """``with preserved():`` leaves every stream as it was, whatever is drawn inside."""
-    before = states()
+    before = {name: generator.bit_generator.state for name, generator in _streams.items()}
     try:
         yield
     finally:
-        set_back(before)
-
-
-def states() -> dict[str, Any]:
-    """Where every stream is, for ``set_back``."""
-    return {name: generator.bit_generator.state for name, generator in _streams.items()}
-
-
-def set_back(before: dict[str, Any]) -> None:
-    """Put the streams back to where they were. One that did not exist then begins anew."""
-    for name in list(_streams):
-        if name in before:
-            _streams[name].bit_generator.state = before[name]
-        else:
-            del _streams[name]
+        for name in list(_streams):
+            if name in before:
+                _streams[name].bit_generator.state = before[name]
+            else:
+                del _streams[name]

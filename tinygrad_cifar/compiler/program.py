@@ -38,7 +38,7 @@ class Program:
         self.inputs, self.around = recording.inputs, recording.around
         self.names: dict[str, Any] = {"ndarray": np.ndarray, "MISS": MISS, "copyto": np.copyto, "put": _put,
                                       "array_equal": np.array_equal, "nan": np.nan, "inf": np.inf,
-                                      "states": random.states, "set_back": random.set_back}  # fmt: skip
+                                      "states": _states, "set_back": _set_back}  # fmt: skip
         self._named = {id(value): name for name, value in self.names.items()}
         self._arrays: dict[View, str] = {}
         self._scalars: dict[tuple[Scalar, Any], str] = {}
@@ -49,8 +49,9 @@ class Program:
         self.arena = memory[start : start + size]
         self.changed_memory = [r.array for r in {self.roots[v.root] for op in operations for v in op.writes}
                                if not r.temporary]  # fmt: skip
-        self._draws_first = any(type(op.function) is Draw for op in operations[: last_guard(operations) + 1])
-        self.lines: list[Line] = [Line("before = states()", None, False)] * self._draws_first
+        draws = [op.function for op in operations[: last_guard(operations) + 1] if type(op.function) is Draw]
+        self._drawn_first = tuple(sorted({draw.stream for draw in draws}))
+        self.lines = [Line(f"before = states{self._drawn_first}", None, False)] * bool(draws)
         for op in operations[:-1]:
             self._write(op)
         self._end(recording, operations[-1])
@@ -137,7 +138,7 @@ class Program:
         operands = [self._operand(x, op) for x in op.operands]
         kwargs = [f"{k}={self._operand(v)}" for k, v in op.kwargs]
         if function is bool:
-            undo = "set_back(before); " * self._draws_first
+            undo = "set_back(before); " * bool(self._drawn_first)
             self.lines.append(Line(f"if bool({operands[0]}) is not {op.how}: {undo}return MISS", op, False))
             return
         fills = _takes_out(function)
@@ -266,6 +267,17 @@ def _put(out: Array, result: Any, line: str) -> None:
             "the data (x[mask], np.unique), use np.where, or leave the step uncompiled."
         )
     np.copyto(out, result)
+
+
+def _states(*streams: str) -> list[tuple[np.random.BitGenerator, Any]]:
+    """Where random streams are, before what they draw decides on a guard."""
+    generators = [random.stream(name).bit_generator for name in streams]
+    return [(generator, generator.state) for generator in generators]
+
+
+def _set_back(states: list[tuple[np.random.BitGenerator, Any]]) -> None:
+    for generator, state in states:
+        generator.state = state
 
 
 def _title(op: Operation, dot: str) -> str:
