@@ -57,6 +57,7 @@ def test_a_failing_process_ends_the_search_with_an_error(monkeypatch: pytest.Mon
     ("arguments", "error", "message"),
     [
         (({"lr": [0.1]}, SMALL, 2), ConfigError, "cannot be distinct"),
+        (({"lr": [0.1]}, SMALL, 0), ConfigError, "at least 1 trial"),
         (({"momentum": [0.5, 2]}, SMALL), ConfigError, "momentum must be in"),
         (({"batch_size": [500]}, SMALL), ConfigError, "no batch"),
     ],

@@ -66,6 +66,8 @@ def test_too_few_steps_are_refused(tiny: Cifar10) -> None:
     trainer, train, _ = training(tiny)
     with pytest.raises(SearchError, match="at least 10"):
         range_test(trainer, train, steps=5)
+    with pytest.raises(SearchError, match="at least 10"):
+        range_test(trainer, train, steps=0)
     next(iter(trainer.model.parameters())).data[:] = np.nan
     with pytest.raises(SearchError, match="not finite at the lowest rate"):
         range_test(trainer, train, steps=20)

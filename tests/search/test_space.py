@@ -103,7 +103,9 @@ def test_what_cannot_be_understood_is_explained(text: str) -> None:
         (lambda: parse_variation("lr=lin:0:1"), "log or linear, not 'lin'"),
         (lambda: Space({}), "something to vary"),
         (lambda: Space(), "something to vary"),
-        (lambda: Space({"lam": []}), "empty"),
+        (lambda: Space({"lam": []}), "a list of values"),
+        (lambda: Space({"lam": 0.1}), "a list of values"),  # type: ignore[dict-item]
+        (lambda: Space({"optimizer": "adam"}), "a list of values"),
         (lambda: Space({"lam": [1]}, {"lr": [1]}), "the same settings"),
     ],
 )

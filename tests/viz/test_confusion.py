@@ -14,7 +14,7 @@ PAIRS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, ma
 @given(PAIRS)
 def test_each_example_is_counted_once(pairs: list[tuple[int, int]]) -> None:
     labels, predictions = np.array(pairs, np.uint8).T
-    matrix = tg.viz.confusion_matrix(labels, predictions, 5)
+    matrix = tg.viz.confusion_matrix(labels, predictions, np.int64(5))
     assert matrix.shape == (5, 5)
     for i in range(5):
         for j in range(5):

@@ -76,7 +76,7 @@ def search(
     data = load_data(config)
     if data.is_synthetic and not config.synthetic:
         config = config.with_settings(synthetic=True)
-    plan = Plan(space, config, trials or space.size or 50, noise_seeds, prune)
+    plan = Plan(space, config, (space.size or 50) if trials is None else trials, noise_seeds, prune)
     for key in plan.points():
         setup = plan.configuration(key)
         setup.resolved(len(split_data(setup, data)[0]))

@@ -93,7 +93,7 @@ def range_test(trainer: Trainer, train: Batches, rates: Range | None = None, ste
         SearchError: fewer than 10 steps, or the loss is not finite from the beginning.
     """
     rates = rates or Range(1e-6, 10.0)
-    steps = steps or len(train)
+    steps = len(train) if steps is None else steps
     if steps < 10:
         raise SearchError(f"a range test of {steps} steps shows nothing: it takes at least 10, better 100.")
     tried, losses, smoothed = [], [], []

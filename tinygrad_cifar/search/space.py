@@ -68,7 +68,7 @@ class Space:
     give every value of the list its fair share of random draws.
 
     Raises:
-        ConfigError: a block varies nothing or other settings than the first one, or a list is empty.
+        ConfigError: a block varies nothing or other settings than the first one, or something over no list or Range.
 
     Examples:
         >>> Space({"lr": Range(1e-3, 1e-1), "lam": [1e-6, 1e-5, 1e-4]})
@@ -76,14 +76,15 @@ class Space:
 
     def __init__(self, *blocks: Block) -> None:
         _require(all(blocks) and len(blocks) > 0, "a search needs something to vary, as {'lam': Range(1e-5, 1e-1)}.")
+        for name, values in (item for block in blocks for item in block.items()):
+            listed = isinstance(values, Sequence | np.ndarray) and not isinstance(values, str) and len(values) > 0
+            _require(isinstance(values, Range) or listed, f"{name} takes a Range or a list of values, not {values!r}.")
         self.blocks = [
             {name: v if isinstance(v, Range) else [_plain(item) for item in v] for name, v in block.items()}
             for block in blocks
         ]
         names = [sorted(block) for block in self.blocks]
         _require(all(n == names[0] for n in names), f"the blocks of a space vary the same settings, not {names}.")
-        for name, values in (item for block in self.blocks for item in block.items()):
-            _require(isinstance(values, Range) or len(values) > 0, f"the list of values of {name} is empty.")
 
     @property
     def names(self) -> list[str]:

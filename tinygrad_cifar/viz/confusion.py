@@ -18,7 +18,7 @@ def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, classes: int | S
         ShapeError: labels and predictions do not pair up.
         DataError: a number that is not one of the K classes.
     """
-    count = classes if isinstance(classes, int) else len(classes)
+    count = int(classes) if isinstance(classes, int | np.integer) else len(classes)
     pairs = {"labels": np.asarray(labels), "predictions": np.asarray(predictions)}
     true, predicted = pairs.values()
     if true.ndim != 1 or true.shape != predicted.shape:
