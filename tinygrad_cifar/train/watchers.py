@@ -48,11 +48,12 @@ class Bar(Lines):
 
     def begin(self, trainer: Trainer, epochs: int, steps_per_epoch: int) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self.bar = Progress(
-            TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=None), TextColumn("{task.description}"),
-            TimeRemainingColumn(), console=Console(file=self.stream), transient=True, refresh_per_second=4,
+            TextColumn("step {task.completed}/{task.total}"), BarColumn(bar_width=None),
+            TextColumn("{task.description}"), TimeRemainingColumn(),
+            console=Console(file=self.stream), transient=True, refresh_per_second=4,
         )  # fmt: skip
         self.task = self.bar.add_task("", total=trainer.steps + epochs * steps_per_epoch, completed=trainer.steps)
         self.bar.start()
