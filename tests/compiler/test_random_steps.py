@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinygrad_cifar as tg
+from tinygrad_cifar import random
 from tinygrad_cifar.errors import CompileError
 
 
@@ -29,6 +30,10 @@ def ones_where_positive(a):
     return ones
 
 
+def drawn(stream, shape):
+    return random.stream(stream).random(shape).astype(np.float32)
+
+
 def product(a, b):
     return a @ b.T if a.ndim == b.ndim == 2 and a.shape[1] == b.shape[1] else a - b
 
@@ -47,6 +52,9 @@ OPERATIONS = [
     lambda a, b, rate: changed(a, lambda x: halved(x[1:])),
     lambda a, b, rate: changed(a, lambda x: np.copyto(x[:1], 0)),
     lambda a, b, rate: changed(a, lambda x: x.__setitem__(0, b.ravel()[0])),
+    lambda a, b, rate: a + drawn("noise", a.shape), lambda a, b, rate: with_added(a, drawn("mask", a.shape)),
+    lambda a, b, rate: a * 2 if a.sum() > 0 else a - 1, lambda a, b, rate: halved(a) if (a > b).any() else a,
+    lambda a, b, rate: a if drawn("mask", 1)[0] < 0.7 else -a,
 ]  # fmt: skip
 
 
@@ -67,12 +75,13 @@ def step_of(plan):
 
 
 def run(step, transposed):
+    tg.manual_seed(0)
     rng, results = np.random.default_rng(0), []
-    for _ in range(5):
+    for _ in range(8):
         x, y = rng.standard_normal((2, 4, 3)).astype(np.float32)
         y = np.asfortranarray(y) if transposed else y
         results.append([np.array(r) for r in step(tg.Tensor(x), y, rng.random())] + [x, y])
-    return results
+    return [*results, [random.stream(name).random(1) for name in ("noise", "mask")]]
 
 
 operand = st.integers(0, 20)
