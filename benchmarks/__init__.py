@@ -4,9 +4,10 @@
 ``python -m benchmarks.epoch``    a whole epoch, data included
 ``python -m benchmarks.scaling``  a step by depth, width and batch
 ``python -m benchmarks.recipe``   a whole training of 20 epochs
-``python -m benchmarks.imports``  what ``import tinygrad_cifar`` costs
+``python -m benchmarks.report``   all of these, and the page docs/benchmarks.md
 
-``python -m benchmarks.report``   all of these but the last, and the page docs/benchmarks.md
+``python -m benchmarks.imports``  what ``import tinygrad_cifar`` costs
+``python -m benchmarks.search``   trials per minute, in one process and in two
 
 Each has ``--help``. Run them alone on the machine: they measure wall-clock time. Two measure no time:
 

@@ -13,7 +13,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -166,7 +165,7 @@ def main() -> None:
     parser.add_argument("--rules", type=int, default=5, metavar="N", help="networks for each wrong rule (default 5)")
     parser.add_argument("--seed", type=int, default=0, help="of the right networks (default 0)")
     parser.add_argument("--no-peers", action="store_true", help="this project's checker alone")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure there")
+    parser.add_argument("--json", type=harness.new_file, metavar="FILE", help="also write every figure there")
     arguments = parser.parse_args()
     others = {} if arguments.no_peers else peers()
     result: dict[str, Any] = {"environment": harness.environment()}
@@ -182,4 +181,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    harness.run(main)

@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from tinygrad_cifar.data.batches import BLAS_THREADS
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("numpy", "numba", "tinygrad_cifar", "torch", "jax", "autograd", "mygrad", "tinygrad")
 COLOURS = {
@@ -104,7 +106,8 @@ def repeats(run: Callable[[int], object], seconds: float) -> int:
 def interleave(workers: dict[str, Worker], rounds: int, seconds: float, blocks: int, pause: float = 0.2) -> dict:
     """Per worker the median of every round, in seconds per run: {name: [round 1, round 2, ...]}."""
     found: dict[str, list[float]] = {name: [] for name in workers}
-    for _ in range(rounds):
+    for i in range(1, rounds + 1):
+        print(f"round {i} of {rounds}", file=sys.stderr, flush=True)
         for name, worker in workers.items():
             time.sleep(pause)  # lets the previous program's threads fall asleep
             found[name].append(statistics.median(worker.measure(seconds, blocks)))
@@ -137,6 +140,7 @@ def environment() -> dict:
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "versions": versions,
+        "threads": {name: os.environ[name] for name in BLAS_THREADS if name in os.environ},
     }
 
 
@@ -168,7 +172,8 @@ def cpu_model() -> str:
 def describe(env: dict) -> str:
     """The environment as one sentence for under a table."""
     versions = ", ".join(f"{name} {version}" for name, version in env["versions"].items() if version != "absent")
-    text = f"{env['date']}; {env['cpu']}, {env['cores']} cores; {env['system']}; Python {env['python']}; {versions}."
+    machine = [f"{env['cpu']}, {env['cores']} cores", *(f"{k}={v}" for k, v in env.get("threads", {}).items())]
+    text = "; ".join([env["date"], *machine, env["system"], f"Python {env['python']}", f"{versions}."])
     if env["load"] > 0.5:
         text += f" The machine was busy (load {env['load']} at the start): these figures are not to be quoted."
     return text
@@ -190,14 +195,28 @@ def save(picture: Any, path: Path) -> None:
         picture.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
-def parser(description: str, examples: str) -> argparse.ArgumentParser:
+def positive(text: str) -> int:
+    """An argparse type."""
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
+
+
+def new_file(text: str) -> Path:
+    """An argparse type: that its folder is missing should not be found out when all is measured."""
+    if not (path := Path(text)).parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
+    return path
+
+
+def parser(description: str, examples: str, rounds: int = 7) -> argparse.ArgumentParser:
     """The options that every benchmark has."""
     result = argparse.ArgumentParser(
         description=description, epilog="examples:\n" + examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    result.add_argument("--rounds", type=int, default=7, help="interleaved rounds (default 7)")
+    result.add_argument("--rounds", type=positive, default=rounds, help="interleaved rounds (default %(default)s)")
     result.add_argument("--quick", action="store_true", help="two short rounds: a look, not a measurement")
-    result.add_argument("--json", type=Path, metavar="FILE", help="also write every figure there")
+    result.add_argument("--json", type=new_file, metavar="FILE", help="also write every figure there")
     return result
 
 
@@ -213,6 +232,14 @@ def deliver(arguments: argparse.Namespace, record: dict, summary: str) -> None:
     print(summary)
     if arguments.json:
         arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def run(main: Callable[[], None]) -> None:
+    """``main()``, which Ctrl-C ends without a traceback."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
 
 
 if __name__ == "__main__":

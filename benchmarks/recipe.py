@@ -8,6 +8,7 @@ become one tensor of standardised floats, and here stay uint8, to be standardise
 """
 
 import importlib
+import subprocess
 import sys
 import time
 
@@ -33,34 +34,42 @@ def whole(program: str, images: int, epochs: int) -> float:
 
 
 def summary(record: dict) -> str:
-    """The record of a run as Markdown: medians, every round, the ratio, and where it was measured."""
+    """The record of a run as Markdown: medians, every round, the ratio, what was skipped, and where it was measured."""
     medians = harness.medians(record["seconds"])
+    peer = medians.get("torch_eager")
     header = ["program", "s, median", "over torch_eager", "s, every round"]
     rows = [
-        [name, f"{seconds:.2f}", f"{seconds / medians['torch_eager']:.2f}",
+        [name, f"{seconds:.2f}", f"{seconds / peer:.2f}" if peer else "–",
          ", ".join(f"{s:.2f}" for s in record["seconds"][name])]
         for name, seconds in medians.items()
     ]  # fmt: skip
-    what = f"{NETWORK}; {record['epochs']} epochs of {record['images']:,} images"
-    return f"{harness.markdown(header, rows)}\n\n{what}; {harness.describe(record['environment'])}"
+    skipped = [f"skipped {name}: {reason}" for name, reason in record.get("skipped", {}).items()]
+    where = f"{record['epochs']} epochs of {record['images']:,} images; {harness.describe(record['environment'])}"
+    return "\n\n".join([harness.markdown(header, rows), *skipped, f"{NETWORK}; {where}"])
 
 
 def main() -> None:
-    parser = harness.parser(__doc__.splitlines()[0], EXAMPLES)
-    parser.set_defaults(rounds=3)
-    parser.add_argument("--epochs", type=int, default=20, help="of the training (default 20)")
+    parser = harness.parser(__doc__.splitlines()[0], EXAMPLES, rounds=3)
+    parser.add_argument("--epochs", type=harness.positive, default=20, help="of the training (default 20)")
     arguments = parser.parse_args()
     environment = harness.environment()
     images, epochs, rounds = (9_000, 1, 2) if arguments.quick else (45_000, arguments.epochs, arguments.rounds)
     seconds: dict[str, list[float]] = {name: [] for name in PROGRAMS}
+    skipped = {}
     for _ in range(rounds):
-        for name, of in seconds.items():
+        for name in PROGRAMS:
+            if name in skipped:
+                continue
             call = f"from benchmarks.recipe import whole; print(whole({name!r}, {images}, {epochs}))"
-            of.append(float(harness.fresh(call)))
-            print(f"{name}: {of[-1]:.2f} s", file=sys.stderr, flush=True)
-    record = {"environment": environment, "images": images, "epochs": epochs, "seconds": seconds}
+            try:
+                seconds[name].append(float(harness.fresh(call)))
+                print(f"{name}: {seconds[name][-1]:.2f} s", file=sys.stderr, flush=True)
+            except subprocess.CalledProcessError as error:
+                skipped[name] = error.stderr.strip().splitlines()[-1]
+                del seconds[name]
+    record = {"environment": environment, "images": images, "epochs": epochs, "seconds": seconds, "skipped": skipped}
     harness.deliver(arguments, record, summary(record))
 
 
 if __name__ == "__main__":
-    main()
+    harness.run(main)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import epoch, harness, recipe, scaling, step
+from benchmarks.programs import PROGRAMS
 
 EXAMPLES = """\
   python -m benchmarks.report                       what is missing in runs/benchmarks, then docs/benchmarks.md
@@ -35,8 +36,8 @@ class Part(NamedTuple):
     plot: Callable[[dict, Path], None] | None = None
 
 
-# The peers that are far behind are measured once, with the networks' own batches.
-NEAR = "--programs limit,numpy_hand,torch_eager,torch_compile,jax_jit,tinygrad_cifar_eager,tinygrad_cifar_compile"
+# The peers that are behind everywhere are measured once, with the networks' own batches.
+NEAR = "--programs " + ",".join(name for name in PROGRAMS if name not in ("autograd", "tinygrad_jit"))
 PARTS = (
     Part("step", "A training step", "step --rounds 5", step.summary, step.plot),
     Part("batch-32", "The same in batches of 32", f"step --rounds 3 --batch 32 {NEAR}", step.summary, step.plot),

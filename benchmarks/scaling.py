@@ -79,7 +79,7 @@ def plot(record: dict, path: Path) -> None:
 def main() -> None:
     parser = harness.parser(__doc__.splitlines()[0], EXAMPLES)
     parser.add_argument("--sweeps", nargs="+", choices=SWEEPS, default=list(SWEEPS), help="which (default all)")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the sweeps")
+    parser.add_argument("--plot", type=harness.new_file, metavar="FILE", help="also draw the sweeps")
     arguments = parser.parse_args()
     environment = harness.environment()
     results: dict[str, dict[str, dict]] = {sweep: {} for sweep in arguments.sweeps}
@@ -97,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    harness.run(main)

@@ -1,17 +1,22 @@
-"""Trials per minute of a search with one process and with two: ``python -m benchmarks.search [TRIALS]``.
+"""Trials per minute of a search with one process and with two: ``python -m benchmarks.search``.
 
 Turn about, three times each, on a new storage every time; what counts is the ratio, and that nothing else is running.
 """
 
-import sys
+import argparse
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
 
+from benchmarks import harness
 from tinygrad_cifar.search import Range, search
 from tinygrad_cifar.train import Config
 
+EXAMPLES = """\
+  python -m benchmarks.search              six searches of 24 trials
+  python -m benchmarks.search --trials 4   a first look
+"""
 CONFIG = Config(hidden=(50,), epochs=4, lr=0.01)
 ROUNDS = 3
 
@@ -25,7 +30,11 @@ def trials_per_minute(jobs: int, trials: int) -> float:
 
 
 def main() -> None:
-    trials = int(sys.argv[1]) if len(sys.argv) > 1 else 24
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="examples:\n" + EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trials", type=harness.positive, default=24, help="of a search (default 24)")
+    trials = parser.parse_args().trials
     rates: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(ROUNDS):
         for jobs, measured in rates.items():
@@ -35,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    harness.run(main)

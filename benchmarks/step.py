@@ -24,6 +24,14 @@ EXAMPLES = """\
   python -m benchmarks.step --dtype float64 --json step.json --plot step.svg
 """
 
+PEERS = {name for name in PROGRAMS if name not in ("limit", "numpy_hand") and not name.startswith("tinygrad_cifar")}
+BASES: dict[str, set[str]] = {
+    "µs a step": set(),
+    "over the limit": {"limit"},
+    "over torch_eager": {"torch_eager"},
+    "over the fastest peer": PEERS,
+}
+
 
 def timed_program(name: str, network: dict, check_dtype: str | None = None):
     """In the worker: the program, checked against the step written by hand, as ``run(n)``."""
@@ -67,14 +75,14 @@ def summary(record: dict) -> str:
 
 
 def tables(results: dict[str, dict[str, list[float]]]) -> str:
-    """Medians in microseconds, then the ratios to the limit and to PyTorch eager."""
+    """Medians in microseconds, then the ratios to the limit, to PyTorch eager and to whichever peer is the fastest."""
     medians = {network: harness.medians(times) for network, times in results.items()}
     programs = programs_of(results)
     parts = []
-    for title, base in (("µs a step", None), ("over the limit", "limit"), ("over torch_eager", "torch_eager")):
-        if base and not all(base in of for of in medians.values()):
+    for title, bases in BASES.items():
+        if bases and not all(of.keys() & bases for of in medians.values()):
             continue
-        rows = [[network, *(cell(of, name, base) for name in programs)] for network, of in medians.items()]
+        rows = [[network, *(cell(of, name, bases) for name in programs)] for network, of in medians.items()]
         parts.append(f"**{title}**\n\n" + harness.markdown(["network, batch", *programs], rows))
     return "\n\n".join(parts)
 
@@ -84,10 +92,12 @@ def programs_of(results: dict[str, dict[str, list[float]]]) -> list[str]:
     return [name for name in PROGRAMS if any(name in of for of in results.values())]
 
 
-def cell(medians: dict[str, float], name: str, base: str | None) -> str:
+def cell(medians: dict[str, float], name: str, bases: set[str]) -> str:
     if name not in medians:
         return "–"
-    return f"{medians[name] / medians[base]:.2f}" if base else f"{medians[name] * 1e6:,.0f}"
+    if not bases:
+        return f"{medians[name] * 1e6:,.0f}"
+    return f"{medians[name] / min(medians[base] for base in medians.keys() & bases):.2f}"
 
 
 def plot(record: dict, path: Path) -> None:
@@ -116,10 +126,12 @@ def main() -> None:
     parser = harness.parser(__doc__.splitlines()[0], EXAMPLES)
     parser.add_argument("--networks", type=names_from(NETWORKS), default=list(NETWORKS), help=", ".join(NETWORKS))
     parser.add_argument("--programs", type=names_from(PROGRAMS), default=list(PROGRAMS), help=", ".join(PROGRAMS))
-    parser.add_argument("--batch", type=int, help="instead of the network's own")
+    parser.add_argument("--batch", type=harness.positive, help="instead of the network's own")
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the ratios to the limit (needs limit)")
+    parser.add_argument("--plot", type=harness.new_file, metavar="FILE", help="also draw ratios to the limit")
     arguments = parser.parse_args()
+    if arguments.plot and "limit" not in arguments.programs:
+        parser.error("--plot draws ratios to the limit: have limit among --programs")
 
     environment = harness.environment()
     results, all_skipped = {}, {}
@@ -149,4 +161,4 @@ def names_from(known):
 
 
 if __name__ == "__main__":
-    main()
+    harness.run(main)

@@ -78,6 +78,7 @@ class Trainer:
         schedule: step, counted from 0 -> learning rate; without one the optimiser's ``lr`` stays as it is.
         lam: the weight of the L2 penalty.
         l2_convention: how it is counted, as in ``nn.l2_penalty``.
+        compile: replay the steps, as ``tinygrad_cifar.compile`` does; the results are the same.
 
     Attributes:
         steps: updates made so far.
