@@ -243,6 +243,7 @@ def test_bench_times_the_step_that_the_options_describe(shell: Shell, monkeypatc
     assert re.fullmatch(r"matrix products +[\d,]+ +[\d,]+ +100 %", products)
     for name, line in zip(("eager", "compiled"), steps, strict=False):
         assert re.fullmatch(rf"{name} +[\d,]+ +[\d,]+ +\d+ %", line)
+    assert re.fullmatch(r"recorded and planned in [\d,]+ ms, as long as \d+ eager steps", steps[2])
     assert "matmul" in out.split("recording 1:")[1]
 
 

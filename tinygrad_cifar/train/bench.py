@@ -27,12 +27,14 @@ class Bench:
         title: the network, the batch and what trains it.
         batch: images a step.
         seconds: of a step, by program: "matrix products", "eager", "compiled".
+        recording: seconds of the compiled step's first two calls, which record and plan it.
         program: the compiled step line by line, with the time of each.
     """
 
     title: str
     batch: int
     seconds: dict[str, float]
+    recording: float
     program: str
 
     def __str__(self) -> str:
@@ -40,6 +42,8 @@ class Bench:
         for name, seconds in self.seconds.items():
             share = self.seconds[PRODUCTS] / seconds
             rows.append(f"{name:16}{1e6 * seconds:12,.0f}{self.batch / seconds:18,.0f}{100 * share:16.0f} %")
+        steps = self.recording / self.seconds["eager"]
+        rows.append(f"recorded and planned in {1e3 * self.recording:,.0f} ms, as long as {steps:.0f} eager steps")
         return "\n".join(rows)
 
 
@@ -70,13 +74,15 @@ def bench(config: Config, seconds: float = 0.1) -> Bench:
         "compiled": lambda: compiled(x, labels),
     }
     times: dict[str, list[float]] = {name: [] for name in programs}
+    programs["eager"]()  # what this loads, as numba for Adam, is not the recording's
+    recording = _timed(programs["compiled"], 2)
     counts = {name: _repeats(program, seconds) for name, program in programs.items()}
     for _ in range(ROUNDS):
         for name, program in programs.items():
             times[name].append(_timed(program, counts[name]) / counts[name])
     medians = {name: statistics.median(of) for name, of in times.items()}
     title = f"{config.title}, batch {config.batch_size}, {config.optimizer}, {config.dtype}"
-    return Bench(title, config.batch_size, medians, compiled.explain())
+    return Bench(title, config.batch_size, medians, recording, compiled.explain())
 
 
 def matrix_products(weights: list[Array], batch: int) -> Callable[[Array], None]:
@@ -118,7 +124,7 @@ def _timed(program: Callable[[], object], count: int) -> float:
 
 
 def _repeats(program: Callable[[], object], seconds: float) -> int:
-    """How many runs take about ``seconds``; finding out is the warm-up, in which a compiled step is recorded."""
+    """How many runs take about ``seconds``; finding out is the warm-up."""
     count = 4
     while (spent := _timed(program, count)) < seconds / 2:
         count *= 2
