@@ -5,7 +5,7 @@ Everything here only finds the op in the registry and calls it.
 
 import inspect
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeGuard
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeGuard
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -270,7 +270,7 @@ def _assign(out: Any, result: Any) -> Any:
     return out
 
 
-_REDUCTIONS: dict[np.ufunc, Literal["sum", "max", "min"]] = {np.add: "sum", np.maximum: "max", np.minimum: "min"}
+_REDUCTIONS = {np.add: "sum", np.maximum: "max", np.minimum: "min"}
 _CONSTANT_UFUNCS = {
     np.sign, np.floor, np.ceil, np.rint, np.trunc, np.greater, np.greater_equal, np.less, np.less_equal, np.equal,
     np.not_equal, np.isfinite, np.isinf, np.isnan, np.signbit, np.logical_and, np.logical_or, np.logical_not,

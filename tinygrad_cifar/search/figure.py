@@ -44,8 +44,8 @@ def _accuracy_over(ax: Axes, study: "Study", name: str) -> None:
     ax.plot(x, [100 * trial.val_accuracy for trial in study.ranking], "o", color=BLUE, markersize=5, alpha=0.8)
     ax.plot(x[0], 100 * study.best.val_accuracy, "*", color=VERMILION, markersize=13, label="best")
     if study.seed_noise is not None:
-        again = [100 * trial.val_accuracy for trial in study.noise if trial.state == "complete"]
-        ax.axhspan(min(again), max(again), color=VERMILION, alpha=0.15, label="the best with other seeds")
+        again = study.noise_accuracies
+        ax.axhspan(100 * min(again), 100 * max(again), color=VERMILION, alpha=0.15, label="the best with other seeds")
     ax.set_ylabel("validation accuracy, %", fontsize=11, color=INK)
     _dress(ax, "x", study, name)
 

@@ -100,10 +100,14 @@ class Study:
         return self.ranking[0]
 
     @property
+    def noise_accuracies(self) -> list[float]:
+        """The validation accuracies of the best one's repetitions, as far as they were completed."""
+        return [trial.val_accuracy for trial in self.noise if trial.state == "complete"]
+
+    @property
     def seed_noise(self) -> float | None:
         """The standard deviation (n - 1) of the validation accuracy when nothing but the seed changes."""
-        accuracies = [trial.val_accuracy for trial in self.noise if trial.state == "complete"]
-        return stdev(accuracies) if len(accuracies) >= 2 else None
+        return stdev(self.noise_accuracies) if len(self.noise_accuracies) >= 2 else None
 
     @property
     def unseparated(self) -> tuple[Trial, ...]:
@@ -184,7 +188,7 @@ class Study:
     def _noise_notes(self) -> list[str]:
         if self.seed_noise is None:
             return ["The noise of seeds was not measured: repeat the best trial with --noise-seeds 5."]
-        again = [trial.val_accuracy for trial in self.noise if trial.state == "complete"]
+        again = self.noise_accuracies
         lines = [
             f"Noise of seeds: {100 * self.seed_noise:.2f} points (standard deviation of {len(again)} repetitions of "
             f"trial {self.best.number}; their mean is {100 * fmean(again):.2f} %)."
