@@ -79,6 +79,9 @@ def test_storages_that_cannot_be_had_are_explained() -> None:
         load("s", "nosuchdatabase://host/name")
     with pytest.raises(SearchError, match="at least 1 process"):
         search({"lr": [0.1]}, SMALL, storage="s.db", jobs=0)
+    with pytest.raises(SearchError, match="no such file"):
+        load("s", "s.db")
+    assert not Path("s.db").exists()
 
 
 def test_a_storage_that_cannot_be_written_is_explained() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tinygrad_cifar.data.batches import BLAS_THREADS
 from tinygrad_cifar.errors import SearchError
-from tinygrad_cifar.search.plan import PATIENCE, Plan
+from tinygrad_cifar.search.plan import PATIENCE, Plan, point_of
 from tinygrad_cifar.search.space import Block, Space, written
 from tinygrad_cifar.search.study import Study, Trial
 from tinygrad_cifar.train import Config
@@ -72,6 +72,8 @@ def search(
     _require_optuna()
     from tinygrad_cifar.search.storage import begin_study, explained
 
+    if jobs < 1:
+        raise SearchError(f"a search needs at least 1 process, not {jobs}.")
     space = space if isinstance(space, Space) else Space(space)
     data = load_data(config)
     if data.is_synthetic and not config.synthetic:
@@ -107,14 +109,9 @@ def _run_processes(arguments: list[str], jobs: int, study: "optuna.Study", say: 
     from tinygrad_cifar.search.queue import Queue
 
     queue = Queue(study)
-    if jobs < 1:
-        raise SearchError(f"a search needs at least 1 process, not {jobs}.")
     if not queue.missing():
         return
-    package = str(Path(__file__).parents[2])
-    environment = os.environ | dict.fromkeys(BLAS_THREADS, "1")
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-    processes = [subprocess.Popen([*COMMAND, *arguments], env=environment) for _ in range(jobs)]
+    processes = _start(arguments, jobs)
     told = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
     try:
         while any(process.poll() is None for process in processes):
@@ -137,6 +134,14 @@ def _run_processes(arguments: list[str], jobs: int, study: "optuna.Study", say: 
             f"a process of the search ended with exit code {next(filter(None, codes), 0)}; its message is above. The "
             "trials done so far are kept: the same command goes on."
         )
+
+
+def _start(arguments: list[str], jobs: int) -> list[subprocess.Popen[bytes]]:
+    """Processes that import this package wherever it is, and keep to one core each."""
+    package = str(Path(__file__).parents[2])
+    environment = os.environ | dict.fromkeys(BLAS_THREADS, "1")
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+    return [subprocess.Popen([*COMMAND, *arguments], env=environment) for _ in range(jobs)]
 
 
 def _tell(study: "optuna.Study", told: set[int], say: Callable[[str], None]) -> None:
@@ -164,27 +169,28 @@ def _read(study: "optuna.Study") -> Study:
     plan = Plan.from_json(study.user_attrs["plan"])
     done: dict[str, Trial] = {}
     for attempt in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
-        attributes = attempt.user_attrs
-        complete = "complete" if attempt.state is TrialState.COMPLETE else "pruned"
-        key = attributes["key"]
-        if key in done:
-            continue
-        done[key] = Trial(
-            number=int(key.split(":")[1] if ":" in key else key),
-            turn=attempt.number,
-            settings=attributes["settings"],
-            seed=attributes["seed"],
-            state="diverged" if attributes.get("diverged") else complete,
-            accuracies=tuple(accuracy for _, accuracy in sorted(attempt.intermediate_values.items())),
-            train_accuracy=attributes.get("train_accuracy"),
-            seconds=attempt.duration.total_seconds() if attempt.duration else 0.0,
-        )
+        done.setdefault(attempt.user_attrs["key"], _trial(attempt))
     trials = tuple(done[key] for key in plan.points() if key in done)
     found = Study(study.study_name, plan, trials, ())
     if not found.ranking:
         return found
     noise = tuple(done[key] for key in plan.noise_keys(str(found.best.number)) if key in done)
     return Study(study.study_name, plan, trials, noise)
+
+
+def _trial(attempt: "optuna.trial.FrozenTrial") -> Trial:
+    """A finished attempt as the search counts it."""
+    attributes = attempt.user_attrs
+    return Trial(
+        number=point_of(attributes["key"]),
+        turn=attempt.number,
+        settings=attributes["settings"],
+        seed=attributes["seed"],
+        state="diverged" if attributes.get("diverged") else attempt.state.name.lower(),
+        accuracies=tuple(accuracy for _, accuracy in sorted(attempt.intermediate_values.items())),
+        train_accuracy=attributes.get("train_accuracy"),
+        seconds=attempt.duration.total_seconds() if attempt.duration else 0.0,
+    )
 
 
 def _require_optuna() -> None:

@@ -70,8 +70,7 @@ class Plan:
 
     def settings(self, key: str) -> dict[str, Any]:
         """What is varied, as the trial ``key`` has it."""
-        number = key.split(":")[1] if key.startswith(FRESH) else key
-        return self.space.point(int(number), self.config.seed)
+        return self.space.point(point_of(key), self.config.seed)
 
     def seed(self, key: str) -> int:
         """A seed for each key, so that no two trials begin with the same weights."""
@@ -116,6 +115,11 @@ class Plan:
         content = json.loads(text)
         space, config = Space.from_json(content.pop("space")), Config.from_json(content.pop("config"))
         return cls(space, config, **content)
+
+
+def point_of(key: str) -> int:
+    """The number of the point that the trial ``key`` is at."""
+    return int(key.split(":")[1] if key.startswith(FRESH) else key)
 
 
 def best_key(accuracies: Mapping[str, float | None]) -> str | None:

@@ -76,6 +76,8 @@ def open_study(storage: str, name: str) -> optuna.Study:
     Raises:
         SearchError: there is none, or it is not one of ours.
     """
+    if "://" not in storage and not Path(storage).exists():  # opening it would create it
+        raise SearchError(f"the storage {storage} cannot be opened: there is no such file.")
     opened = open_storage(storage)
     try:
         study = optuna.load_study(study_name=name, storage=opened, sampler=optuna.samplers.RandomSampler())
