@@ -1,5 +1,6 @@
 """Matrix products, and einsum for all others."""
 
+from string import ascii_letters
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ def einsum_gradient(g: Any, out: Any, *operands: Any, subscripts: str) -> Any:
         # A letter twice in one operand reads a diagonal: its gradient is spread by an identity matrix.
         for position, letter in enumerate(target):
             if letter in target[:position]:
-                fresh = next(c for c in _LETTERS if not any(c in t for t in (target, *(f[0] for f in factors))))
+                fresh = next(c for c in ascii_letters if not any(c in t for t in (target, *(f[0] for f in factors))))
                 target = target[:position] + fresh + target[position + 1 :]
                 factors.append((letter + fresh, np.eye(shape[position], dtype=g.dtype)))
         known = "".join(c for c in target if any(c in t for t, _ in factors))
@@ -67,14 +68,11 @@ def einsum_gradient(g: Any, out: Any, *operands: Any, subscripts: str) -> Any:
     return [lambda i=i: to_operand(i) for i in range(len(operands))]
 
 
-_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
-
 def _explicit(subscripts: str, ndims: list[int]) -> list[str]:
     """The terms of the operands and of the result, with ``...`` written out and the result's letters given."""
     left, arrow, right = subscripts.replace(" ", "").partition("->")
     terms = left.split(",")
-    free = [c for c in _LETTERS if c not in subscripts]
+    free = [c for c in ascii_letters if c not in subscripts]
     widths = [n - len(t.replace("...", "")) for t, n in zip(terms, ndims, strict=True) if "..." in t]
     dots = "".join(free[: max(widths, default=0)])
     if not arrow:

@@ -130,10 +130,10 @@ def setitem_gradient(g: Any, out: Any, x: Any, value: Any, index: Any) -> Any:
         if _is_basic(index):
             return g[index]
         places = np.arange(g.size).reshape(g.shape)[index]
-        writer = np.zeros(g.size, int)
-        writer[places] = np.arange(places.size).reshape(places.shape)
-        won = writer[places] == np.arange(places.size).reshape(places.shape)
-        return np.where(won, g[index], 0)
+        turns = np.arange(places.size).reshape(places.shape)
+        last = np.zeros(g.size, int)
+        last[places] = turns
+        return np.where(last[places] == turns, g[index], 0)
 
     return lambda: setitem.on(g, 0, index=index), to_value
 
