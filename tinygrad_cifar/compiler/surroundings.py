@@ -17,6 +17,8 @@ from tinygrad_cifar.optim.optimizer import Optimizer
 from tinygrad_cifar.tensor import Tensor
 
 _PLAIN = (Tensor, int, float, str, bytes, type(None), np.generic)
+_CONTAINERS = (functools.partial, list, dict, UserDict, UserList, tuple, frozenset,
+               np.ndarray, set, deque, types.MappingProxyType)  # fmt: skip
 _GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
 _LIBRARIES = {"numpy", "tinygrad_cifar", *sys.stdlib_module_names}
 _NOT_READING = {"__init__", "__new__", "__post_init__", "__setattr__", "__repr__", "__str__", "__del__"}
@@ -108,6 +110,7 @@ class Surroundings:
             stack = [value for thing in self._objects for value in self._named(thing)]
 
     def _led_to(self, thing: Any, step: Any) -> Iterable[Any]:
+        """What can be reached from a thing, which is watched from now on."""
         method = isinstance(thing, types.MethodType)
         function, owner = (thing.__func__, thing.__self__) if method else (thing, None)
         key = (id(function), id(owner)) if method else id(thing)
@@ -118,6 +121,22 @@ class Surroundings:
             code = isinstance(function, types.FunctionType) and (thing is step or _users(function))
             self._objects += [function] * code
             return [owner, *(self._function(function, owner) if code else ())]
+        if isinstance(thing, Module):
+            return self._module(thing)
+        if isinstance(thing, Optimizer):
+            for name in vars(thing):
+                self.watch(vars(thing), name, f"{type(thing).__name__}.{name}")
+            return [method for name in ("step", "update", "coefficients") for method in _methods(thing, name)]
+        return self._contained(thing) if isinstance(thing, _CONTAINERS) else self._object(thing)
+
+    def _module(self, module: Module) -> list[Any]:
+        module.training = module.training  # an attribute of its own, so that a switch and back leaves no trace
+        if _users(type(module)):
+            self._objects.append(module)
+        held = self._all(vars(module), type(module).__name__, "{}.{}")
+        return [*held, *_methods(module, "forward"), *_implicit(module)]
+
+    def _contained(self, thing: Any) -> Iterable[Any]:
         if isinstance(thing, functools.partial):
             return [thing.func, *thing.args, *thing.keywords.values()]
         if isinstance(thing, list | dict):
@@ -126,23 +145,11 @@ class Surroundings:
             return [thing.data]
         if isinstance(thing, tuple | frozenset):
             return list(thing)[:LARGE]
-        if isinstance(thing, np.ndarray | set | deque | types.MappingProxyType):
-            if id(thing) in self._labels and (now := contents(thing)) is not None:
-                self.contents.append((thing, now, self._label(thing)))
-            return ()
-        if isinstance(thing, Module):
-            thing.training = thing.training  # an attribute of its own, so that a switch and back leaves no trace
-            if _users(type(thing)):
-                self._objects.append(thing)
-            return [
-                *self._all(vars(thing), type(thing).__name__, "{}.{}"),
-                *_methods(thing, "forward"),
-                *_implicit(thing),
-            ]
-        if isinstance(thing, Optimizer):
-            for name in vars(thing):
-                self.watch(vars(thing), name, f"{type(thing).__name__}.{name}")
-            return [method for name in ("step", "update", "coefficients") for method in _methods(thing, name)]
+        if id(thing) in self._labels and (now := contents(thing)) is not None:
+            self.contents.append((thing, now, self._label(thing)))
+        return ()
+
+    def _object(self, thing: Any) -> list[Any]:
         if isinstance(thing, _GENERATORS):
             self._watch_generator(self._label(thing), functools.partial(pickle.dumps, thing))
         elif isinstance(thing, type | types.ModuleType):
@@ -150,9 +157,8 @@ class Surroundings:
                 self._objects.append(thing)
         elif _users(type(thing)) or (hasattr(thing, "__dict__") and not type(thing).__module__.startswith("numpy")):
             self._objects.append(thing)
-            held = [value for value in _inside(thing).values() if not isinstance(value, list | dict)]
-            return [*held, *_implicit(thing)]
-        return ()
+            return [*[x for x in _inside(thing).values() if not isinstance(x, list | dict)], *_implicit(thing)]
+        return []
 
     def _label(self, thing: Any) -> str:
         return self._labels.get(id(thing), f"a {type(thing).__name__}")
