@@ -658,6 +658,16 @@ def makes_an_attribute(_):
     return step
 
 
+def keeps_its_velocity_in_a_dict(_):
+    state = {"velocity": np.zeros(3, np.float32)}
+
+    def step(x):
+        state["velocity"] = 0.9 * state["velocity"] + tg.Tensor(x).data
+        return state["velocity"]
+
+    return step
+
+
 def counts_labels_in_an_array(_):
     counts = np.zeros(9)
 
@@ -751,6 +761,7 @@ def tries_what_fails(_):
         (counts_in_a_dict, r"state\['step'\]"),
         (appends_to_a_list, "losses"),
         (makes_an_attribute, "Linear"),
+        (keeps_its_velocity_in_a_dict, r"state\['velocity'\]"),
         (counts_labels_in_an_array, "counts"),
         (stores_a_loss_in_an_array, r"test_faithful\.py:\d+"),
         (draws_the_same_masks_again, "set back"),

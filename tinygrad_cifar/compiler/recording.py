@@ -233,7 +233,8 @@ class Recording:
         written = {v.root for op in self.tracer.operations for v in op.writes}
         self.around.contents = [c for c in self.around.contents if not self._live(c[0], c[1], written)]
         for label in self.around.changed():
-            if label not in set_before:
+            keeps_results = any(type(x) is Traced for x in self.around.now())
+            if label not in set_before and not keeps_results:
                 set_before.add(label)
                 return label
             raise CompileError(

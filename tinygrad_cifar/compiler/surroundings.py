@@ -95,6 +95,12 @@ class Surroundings:
         yield from (label for held, label, size in self.whole.values() if len(held) != size)
         yield from (label for thing, before, label in self.contents if contents(thing) != before)
 
+    def now(self) -> Iterator[Any]:
+        """What is there."""
+        yield from (_look(place.held, place.name) for place in self.places.values())
+        for held, _, _ in self.whole.values():
+            yield from held.values() if isinstance(held, dict) else held
+
     def drawn(self) -> Iterator[str]:
         """The random generators that were used and are none of the package's streams."""
         return (label for label, state, before in self._states if pickle.dumps(state()) != before)
