@@ -86,7 +86,7 @@ def false_alarms(networks: int, for_peers: int, seed: int, others: dict[str, Any
                     what = f"{name} {network.dtype if dtype == network.dtype else 'converted'}"
                     tried[what] += 1
                     alarm[what] += checkers[name, dtype](program)
-        if i % 100 == 99:
+        if i % 10 == 9:
             print(f"{i + 1} of {networks} networks", file=sys.stderr)
     return {
         "tried": dict(tried), "alarms": dict(alarm), "entries": dict(entries), "called_wrong": called_wrong,
@@ -117,7 +117,9 @@ def misses(seeds: int, others: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """{rule: {"tried": ..., "blamed": ..., "pattern": ..., checker: how often it raised the alarm}}."""
     checkers = {name: build()[1] for name, build in others.items()}
     found: dict[str, dict[str, Any]] = {}
-    for wrong in WRONG:
+    for i, wrong in enumerate(WRONG, start=1):
+        if i % 10 == 0:
+            print(f"wrong rule {i} of {len(WRONG)}", file=sys.stderr)
         counts: Counter[str] = Counter()
         for seed in range(seeds):
             network = case(wrong.op, seed)
