@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_cifar.operators import unwrap
-from tinygrad_cifar.tensor import Array, Tensor, implements, op
+from tinygrad_cifar.operators import NUMPY, unwrap
+from tinygrad_cifar.tensor import Array, op
 
 Axis = int | tuple[int, ...] | None
 
@@ -92,41 +92,10 @@ def logsumexp_gradient(g: Any, out: Any, x: Any, axis: Axis = None, keepdims: bo
 
 
 # NumPy's own names, with NumPy's order of arguments.
-
-
-@implements(np.sum)
-def _np_sum(x: Tensor, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
-    return sum_(x, axis=axis, keepdims=keepdims)
-
-
-@implements(np.mean)
-def _np_mean(x: Tensor, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
-    return mean(x, axis=axis, keepdims=keepdims)
-
-
-@implements(np.var)
-def _np_var(x: Tensor, axis: Axis = None, *, ddof: int = 0, keepdims: bool = False) -> Tensor:
-    return var(x, axis=axis, ddof=ddof, keepdims=keepdims)
-
-
-@implements(np.std)
-def _np_std(x: Tensor, axis: Axis = None, *, ddof: int = 0, keepdims: bool = False) -> Tensor:
-    return var(x, axis=axis, ddof=ddof, keepdims=keepdims).sqrt()
-
-
-@implements(np.max)
-@implements(np.amax)
-def _np_max(x: Tensor, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
-    return max_(x, axis=axis, keepdims=keepdims)
-
-
-@implements(np.min)
-@implements(np.amin)
-def _np_min(x: Tensor, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
-    return min_(x, axis=axis, keepdims=keepdims)
-
-
-@implements(np.linalg.norm)
-def _np_norm(x: Tensor) -> Tensor:
-    """The Frobenius (or Euclidean) norm of all entries; no other norms."""
-    return sum_(x * x).sqrt()
+NUMPY[np.sum] = lambda x, axis=None, *, keepdims=False: sum_(x, axis=axis, keepdims=keepdims)
+NUMPY[np.mean] = lambda x, axis=None, *, keepdims=False: mean(x, axis=axis, keepdims=keepdims)
+NUMPY[np.var] = lambda x, axis=None, *, ddof=0, keepdims=False: var(x, axis=axis, ddof=ddof, keepdims=keepdims)
+NUMPY[np.std] = lambda x, axis=None, *, ddof=0, keepdims=False: var(x, axis=axis, ddof=ddof, keepdims=keepdims).sqrt()
+NUMPY[np.max] = NUMPY[np.amax] = lambda x, axis=None, *, keepdims=False: max_(x, axis=axis, keepdims=keepdims)
+NUMPY[np.min] = NUMPY[np.amin] = lambda x, axis=None, *, keepdims=False: min_(x, axis=axis, keepdims=keepdims)
+NUMPY[np.linalg.norm] = lambda x: sum_(x * x).sqrt()  # Frobenius's, or Euclid's, of all entries; no other

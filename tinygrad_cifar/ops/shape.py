@@ -164,16 +164,14 @@ def stack_gradient(g: Any, out: Any, *arrays: Any, axis: int = 0) -> Any:
 
 
 # NumPy's own names, with NumPy's order of arguments.
-NUMPY |= {
-    np.reshape: lambda x, shape: reshape(x, shape=shape),
-    np.ravel: lambda x: reshape(x, shape=-1),
-    np.transpose: lambda x, axes=None: transpose(x, axes=axes),
-    np.swapaxes: lambda x, axis1, axis2: swapaxes(x, axis1=axis1, axis2=axis2),
-    np.expand_dims: lambda x, axis: expand_dims(x, axis=axis),
-    np.squeeze: lambda x, axis=None: squeeze(x, axis=axis),
-    np.broadcast_to: lambda x, shape: broadcast_to(x, shape=shape),
-    np.stack: lambda arrays, axis=0: stack(*arrays, axis=axis),
-}
+NUMPY[np.reshape] = lambda x, shape: reshape(x, shape=shape)
+NUMPY[np.ravel] = lambda x: reshape(x, shape=-1)
+NUMPY[np.transpose] = lambda x, axes=None: transpose(x, axes=axes)
+NUMPY[np.swapaxes] = lambda x, axis1, axis2: swapaxes(x, axis1=axis1, axis2=axis2)
+NUMPY[np.expand_dims] = lambda x, axis: expand_dims(x, axis=axis)
+NUMPY[np.squeeze] = lambda x, axis=None: squeeze(x, axis=axis)
+NUMPY[np.broadcast_to] = lambda x, shape: broadcast_to(x, shape=shape)
+NUMPY[np.stack] = lambda arrays, axis=0: stack(*arrays, axis=axis)
 
 
 @implements(np.concatenate)
