@@ -35,7 +35,7 @@ def prepare(x, labels):
 def program(network: Network) -> Program:
     compiler = os.environ.get("CC", "clang")  # as tinygrad chooses it
     if "clang" not in compiler or not shutil.which(compiler):
-        raise SkipProgramError(f"tinygrad needs the compiler clang, and has {compiler!r}: install clang, unset CC")
+        raise SkipProgramError("tinygrad needs the command clang: install it, and unset CC where that is another one")
     if network.optimizer == "adam" and network.dtype == "float64":
         raise SkipProgramError("tinygrad's Adam computes its corrections in float32")
     DEV.value = "CPU"

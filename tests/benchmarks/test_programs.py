@@ -1,6 +1,7 @@
 """A benchmark that compares different computations is worthless: all programs must compute the same losses."""
 
 import dataclasses
+import itertools
 import shutil
 
 import pytest
@@ -58,6 +59,16 @@ def test_the_limit_runs() -> None:
     from benchmarks.step import timed_program
 
     timed_program("limit", dataclasses.asdict(TINY["9-layer-bn"]))(3)
+
+
+def test_what_the_first_calls_compile_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import step
+    from benchmarks.programs import Program
+
+    calls = itertools.count()
+    monkeypatch.setattr(step, "load", lambda name, network: Program(lambda x, labels: next(calls)))
+    step.timed_program("limit", dataclasses.asdict(TINY["1-layer"]))
+    assert next(calls) == 3  # one compiles, or, as tinygrad and we do, two; the third is as those that are timed
 
 
 def test_a_worker_measures_and_says_why_it_skips() -> None:
