@@ -162,7 +162,12 @@ def test_unresolved_says_what_would_resolve_it() -> None:
         ("batch_norm", "gamma missing in dx", "x", "factor gamma is missing"),
         ("linear", "weight's sign", "weight", "sign"),
         ("linear", "bias: mean over rows", "bias", "factor 1/n"),
-        ("linear", "bias: first row", "bias", "missing broadcast sum: only one sample counts"),
+        (
+            "linear",
+            "bias: first row",
+            "bias",
+            "only the first row of the gradient from above counts",
+        ),
         ("softmax_cross_entropy", "missing 1/n", "logits", "factor n: 1/n is missing"),
         ("softmax_cross_entropy", "label off by one", "logits", "label off by one"),
         ("softmax_cross_entropy", "right for an upstream of 1", "logits", "ignores the gradient from above"),
@@ -490,6 +495,8 @@ def test_a_batch_norm_of_ones_own(name: str) -> None:
     columns = own(lambda x: standardise(x.T).T, lambda g, out, x: (through_standardise(g.T, x.T, variance=0).T,), name)
     assert pattern_of(columns, SCORES) == "variance path missing"
     eps = own(lambda x: standardise(x), lambda g, out, x: (through_standardise(g, x, eps=0),), name)
+    assert pattern_of(eps, SCORES) == "eps missing: 1 / sqrt(var) in the place of 1 / sqrt(var + eps)"
+    eps = own(lambda x: standardise(x), lambda g, out, x: (through_standardise(g, x, eps=1e-4),), name)
     assert pattern_of(eps, SCORES).startswith("no known pattern"), "nearly right fits no pattern by being nearly right"
     std = own(lambda x: standardise(x), lambda g, out, x: (through_standardise(g, x) * x.std(0),), name)
     assert pattern_of(std, SCORES).startswith("a factor of its own for each column: from")
@@ -525,7 +532,7 @@ def test_a_cross_entropy_of_ones_own(name: str, wrong, pattern: str) -> None:
 
 @pytest.mark.parametrize("axis", [None, (0, 1), "rows"])
 def test_an_axis_may_be_anything(axis) -> None:
-    op = own(lambda x, *, axis: x.sum(), lambda g, out, x, axis: (g + np.arange(24.0).reshape(6, 4),), "total")
+    op = own(lambda x, *, axis: x.sum(), lambda g, out, x, axis: (g * np.arange(24.0).reshape(6, 4),), "total")
     assert pattern_of(op, SCORES, axis=axis).startswith("no known pattern")
 
 
@@ -607,6 +614,41 @@ def test_what_draws_in_its_forward_or_keeps_what_was_given_is_told_so() -> None:
     assert check_gradients(lambda: op(SCORES), [SCORES]).ok, "alone it is right"
     report = check_gradients(lambda: op(op(SCORES)), [SCORES])
     assert "what another call left behind" in str(report.blame)
+
+
+RIGHT = {
+    "relu": own(lambda x: np.maximum(x, 0), lambda g, out, x: (g * (x > 0),), "relu"),
+    "clipped": own(lambda x: np.clip(x, -1, 1), lambda g, out, x: (g * ((x > -1) & (x < 1)),), "clipped"),
+    "softmax": own(lambda x: softmax(x), lambda g, out, x: (out * (g - (g * out).sum(1, keepdims=True)),), "softmax"),
+    "std": own(lambda x: x.std(0), lambda g, out, x: (g * (x - x.mean(0)) / (len(x) * out),), "std"),
+    "logarithm": own(lambda x: np.log(x), lambda g, out, x: (g / x,), "logarithm"),
+}
+
+
+@pytest.mark.parametrize("seed", [2, 25, 27, 33, 37])
+def test_kinks_that_meet_in_several_ops_of_ones_own(seed: int) -> None:
+    """One may have the name of a built-in op, and then its kinks are known, but those of the other are not."""
+    rng, relu = np.random.default_rng(seed), RIGHT["relu"]
+    x, w = np.round(rng.standard_normal((4, 2))), Tensor(np.round(rng.standard_normal((2, 3))), requires_grad=True)
+    report = check_gradients(lambda: RIGHT["clipped"](relu(x @ w) - relu(-(x @ w))), [w])
+    assert report.blame is None, report
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("op", "x"),
+    [
+        ("softmax", [[-85.9, 4.1, 27.1, -123.9], [-19.2, -21.8, -21.8, 29.0]]),  # 1e-49 beside 1
+        ("softmax", [[-3.2, 33.8, -1.2, 3.4, -47.7]] * 3),  # equal rows
+        ("softmax", [[-16.5, 11.0, 0.7, -12.8, -24.3]] * 4),
+        ("std", 1e6 + np.random.default_rng(1).standard_normal((5, 4))),
+        ("logarithm", [1e-9, 1e-9, 1e3, 1.0]),  # a pole near by, and equal numbers
+    ],
+)
+def test_what_rounding_hides_is_not_wrong(op: str, x: object, seed: int) -> None:
+    t = Tensor(np.array(x), requires_grad=True)
+    report = check_gradients(lambda: RIGHT[op](t), [t], seed=seed)
+    assert report.blame is None, report
 
 
 # Numbers as they are shown ------------------------------------------------------------------------------------------

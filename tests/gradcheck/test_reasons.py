@@ -172,19 +172,119 @@ def test_two_numbers_do_not_tell_two_terms() -> None:
 def test_one_label_does_not_tell_its_factor() -> None:
     x = leaf([0.3, 0.9, -0.4])
 
-    def positive(*args, **settings):
-        return tuple(np.abs(d) for d in right_gradients("softmax_cross_entropy", *args, **settings))
+    def positive(g, *args, **settings):
+        return tuple(np.abs(d / g) * g for d in right_gradients("softmax_cross_entropy", g, *args, **settings))
 
     pattern = _pattern("softmax_cross_entropy", positive, lambda: F.cross_entropy(x, np.array([1])), x)
     assert pattern.startswith("only in 1 of 3 entries")
 
 
-def test_a_gradient_from_above_that_is_clipped_is_not_ignored() -> None:
-    x = Tensor(np.random.default_rng(0).uniform(1, 2, (1, 1)), requires_grad=True)
-    rule = lambda g, out, x: (np.clip(g, -0.1, 0.1) * out,)  # noqa: E731
-    assert "ignores" not in _pattern("exp", rule, lambda: x.exp(), x)
-    deaf = lambda g, out, x: (out + 0 * g,)  # noqa: E731
-    assert _pattern("exp", deaf, lambda: x.exp(), x) == "ignores the gradient from above"
+OPPOSITE = "not linear in the gradient from above: g and -g do not give opposite results"
+MORE = "not linear in the gradient from above: more of it does not give as much more"
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    ("of", "text"),
+    [
+        (lambda g: np.abs(g), OPPOSITE),
+        (lambda g: np.maximum(g, 0), OPPOSITE),
+        (lambda g: g * g, OPPOSITE),
+        (lambda g: np.clip(g, -0.1, 0.1), MORE),
+        (lambda g: np.clip(g, -100, 100), MORE),
+        (lambda g: np.sign(g), MORE),
+        (lambda g: 1 + 0 * g, "ignores the gradient from above"),
+    ],
+)
+def test_a_rule_is_linear_in_the_gradient_from_above(of: Callable[[object], object], text: str, seed: int) -> None:
+    """Whatever gradient from above is drawn: a loss has a single number, for which a wrong rule may be right."""
+    x = Tensor(np.random.default_rng(seed).uniform(1, 2, (2, 3)), requires_grad=True)
+    total = tg.custom_op(lambda x: np.exp(x).sum())
+    total.gradient(lambda g, out, x: (of(g) * np.exp(x),))
+    blame = check_gradients(lambda: total(x), [x], seed=seed).blame
+    assert blame is not None
+    assert blame.pattern.startswith(text)
+
+
+def test_what_is_added_to_the_gradient_from_above_is_told() -> None:
+    x = leaf(0.5, 1.5)
+    assert _pattern("exp", lambda g, out, x: (g * out + 0.1,), lambda: x.exp(), x) == "a constant 0.1 is added"
+    pattern = _pattern("exp", lambda g, out, x: (g * out + out,), lambda: x.exp(), x)
+    assert pattern == "a part ignores the gradient from above"
+
+
+def test_numbers_that_leave_float64_are_no_sign_of_a_rule_that_is_not_linear() -> None:
+    for scale in (1e-320, 1e-160, 1e306):
+        x = leaf(0.5, 1.5)
+        op = tg.custom_op(lambda x, scale=scale: scale * x)
+        op.gradient(lambda g, out, x, scale=scale: (scale * g,))
+        assert check_gradients(lambda op=op, x=x: op(x), [x]).blame is None
+
+
+SQUARE = Tensor(np.random.default_rng(0).standard_normal((4, 4)), requires_grad=True)
+ROWS = Tensor(np.random.default_rng(1).standard_normal((5, 4)), requires_grad=True)
+
+
+@pytest.mark.parametrize(
+    ("op", "rule", "text"),
+    [
+        ("matmul", lambda g, out, a, b: (g @ b, a.T @ g), "would be right if b were transposed"),
+        ("matmul", lambda g, out, a, b: (g @ b.T, np.outer(a[0], g[0])), "only the first row of the gradient"),
+        (
+            "matmul",
+            lambda g, out, a, b: (g @ b.T, a[:-1].T @ g[:-1]),
+            "the last row of the gradient from above is left",
+        ),
+        (
+            "relu",
+            lambda g, out, x: (g * (out <= 0),),
+            "zero exactly where it should not be: a mask the wrong way round",
+        ),
+    ],
+)
+def test_what_students_write(op: str, rule: Callable[..., object], text: str) -> None:
+    f = (lambda: ROWS @ SQUARE) if op == "matmul" else (lambda: SQUARE.relu())
+    with installed(WrongRule("made up", op, rule)):
+        blame = check_gradients(f, [ROWS, SQUARE]).blame
+    assert blame is not None
+    assert blame.pattern.startswith(text)
+
+
+def test_gradients_that_are_returned_in_the_wrong_order() -> None:
+    a, b = SQUARE, Tensor(np.random.default_rng(2).standard_normal((4, 4)), requires_grad=True)
+    with installed(WrongRule("swapped", "multiply", lambda g, out, a, b: (g * a, g * b))):
+        faults = check_gradients(lambda: a * b, {"a": a, "b": b}).faults
+    assert [f.pattern for f in faults] == [f"swapped: what the rule returns for {name} belongs here" for name in "ba"]
+
+
+@pytest.mark.parametrize("x", [[[1.0, 1, 0.5]], [[0.0, 0, 0]], [[2.0, -1, 2]]])
+def test_ties_in_an_op_of_ones_own(x: object) -> None:
+    """To each entry alone a tie is a kink; the tied ones together get the gradient once."""
+
+    def sharing(share: Callable[[object], object]) -> object:
+        op = tg.custom_op(lambda x: x.max(axis=1))
+        op.gradient(lambda g, out, x: (share(x == out[:, None]) * g[:, None],))
+        t = leaf(*x)
+        return check_gradients(lambda: op(t), [t])
+
+    assert sharing(lambda tied: tied / tied.sum(1, keepdims=True)).ok
+    assert sharing(lambda tied: np.arange(3) == tied.argmax(1)).ok
+    assert "where numbers are equal" in str(sharing(lambda tied: tied).blame)
+
+
+def test_hooks_are_said_to_be_left_out() -> None:
+    w = leaf(1.0, 2.0)
+
+    def f() -> Tensor:
+        h = w.exp()
+        h.register_hook(lambda g: 2 * g)
+        return h.sum()
+
+    assert "hooks" not in str(check_gradients(lambda: w.exp().sum(), {"w": w}))
+    w.register_hook(lambda g: 2 * g)
+    report = check_gradients(f, {"w": w})
+    assert report.hooked == ["w", "the result of exp"]
+    assert "without the hooks on w, the result of exp: in .grad is what they make of the gradients" in str(report)
 
 
 def test_ties_do_not_make_a_factor() -> None:

@@ -301,7 +301,7 @@ def add_first_row(g: Any, out: Any, a: Any, b: Any) -> Any:
 
 WRONG = [
     # Elementwise
-    WrongRule("missing unbroadcast", "add", add_first_row, "broadcast"),
+    WrongRule("missing unbroadcast", "add", add_first_row, "first row"),
     WrongRule("second operand twice", "add", edited("add", times(2), only=1), "factor"),
     WrongRule("sign of the second operand", "subtract", edited("subtract", times(-1), only=1), "sign"),
     WrongRule("product rule without the other factor", "multiply", lambda g, out, a, b: (g, g)),
@@ -378,7 +378,7 @@ WRONG = [
     WrongRule("weight doubled", "linear", edited("linear", times(2), only=1), "factor"),
     WrongRule("relative error 1e-6 in the weight", "linear", edited("linear", times(1 + 1e-6), only=1)),
     WrongRule("error in one entry of the weight", "linear", edited("linear", one_entry, only=1)),
-    WrongRule("bias: first row", "linear", linear_first_row, "broadcast"),
+    WrongRule("bias: first row", "linear", linear_first_row, "first row"),
     WrongRule("bias: mean over rows", "linear", linear_bias_mean, "n"),
     WrongRule("bias dropped", "linear", edited("linear", zero, only=2)),
     WrongRule("input halved", "linear", edited("linear", times(0.5), only=0), "factor"),

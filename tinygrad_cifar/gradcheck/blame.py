@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tinygrad_cifar.gradcheck.kinks import has_ties
-from tinygrad_cifar.gradcheck.patterns import Wrong, pattern
+from tinygrad_cifar.gradcheck.patterns import Wrong, nonlinear, pattern
 from tinygrad_cifar.gradcheck.probe import Directions, Entries, Probes
 from tinygrad_cifar.gradcheck.replay import Program, Step
 from tinygrad_cifar.gradcheck.report import Blame
@@ -35,6 +35,9 @@ def examine(program: Program, step: Step, rng: np.random.Generator, suspects: di
     slots = [s for s in step.sources if s is not None]
     found = []
     for leaf, (name, slot) in enumerate(zip(alone.names, slots, strict=True)):
+        if text := nonlinear(sides, leaf):
+            found.append(Blame(step.op.name, name, text, step.label))
+            continue
         for probes in _probes(alone, leaf, suspects.get(slot), rng):
             findings = sides.examine(leaf, probes)
             if (findings.verdicts == "wrong").any():

@@ -137,7 +137,7 @@ def _check(
                         for name, op in hidden.items()]]  # fmt: skip
     if suspects and not faults:
         faults = [Blame("backward", "", f"no op's rule is seen to err alone, but {_why_not_together(sides)}")]
-    return GradientReport(reports, faults, result.shape, dtype=str(result.dtype))
+    return GradientReport(reports, faults, result.shape, dtype=str(result.dtype), hooked=native.hooked)
 
 
 def _why_not_together(sides: Sides) -> str:

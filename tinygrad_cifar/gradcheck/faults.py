@@ -64,6 +64,10 @@ def unbiased_variance(g: Array, out: Any, x: Array, *rest: Any, **settings: Any)
     return batch_norm_paths(variance=len(g) / (len(g) - 1))(g, out, x, *rest, **settings)
 
 
+def without_eps(g: Array, out: Any, x: Array, *rest: Any, **settings: Any) -> Any:
+    return batch_norm_paths()(g, out, x, *rest, **{**settings, "eps": 0.0})
+
+
 def gamma_without_x_hat(g: Array, out: Any, x: Array, *rest: Any, **settings: Any) -> Any:
     dx, _, dbeta = batch_norm_paths()(g, out, x, *rest, **settings)
     return dx, dbeta, dbeta
@@ -100,6 +104,7 @@ FAULTS: dict[str, dict[str, Rule]] = {
         "factor 2 in batch norm's variance path": batch_norm_paths(variance=2),
         "factor 1/2 in batch norm's variance path": batch_norm_paths(variance=0.5),
         "n - 1 for n in batch norm's variance path": unbiased_variance,
+        "eps missing in batch norm's gradient": without_eps,
         "gamma missing on the way through batch norm": batch_norm_paths(scale=False),
         "gamma missing and variance path of batch norm missing": batch_norm_paths(scale=False, variance=0),
         "gamma's gradient without the standardised scores": gamma_without_x_hat,
@@ -132,7 +137,10 @@ FAULTS: dict[str, dict[str, Rule]] = {
         "labels off by one: one too small": cross_entropy(lambda p, y, s: p - np.roll(y, -1, 1)),
         "labels off by one: one too large": cross_entropy(lambda p, y, s: p - np.roll(y, 1, 1)),
         "labels missing: P in the place of P - Y": cross_entropy(lambda p, y, s: p),
+        "sign of the labels: P + Y in the place of P - Y": cross_entropy(lambda p, y, s: p + y),
         "softmax missing: scores in the place of P": cross_entropy(lambda p, y, s: s - y),
+        "sigmoid in the place of softmax": cross_entropy(lambda p, y, s: 1 / (1 + np.exp(-s)) - y),
+        "the slope of softmax missing: -1 / P for the right class": cross_entropy(lambda p, y, s: -y / p),
         "P (1 - P) too much: the slope of softmax counted twice": cross_entropy(lambda p, y, s: (p - y) * p * (1 - p)),
         "only the right class's score gets a gradient": cross_entropy(lambda p, y, s: (p - y) * y),
     },

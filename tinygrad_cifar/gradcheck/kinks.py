@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_cifar.gradcheck.replay import Program, Step
+from tinygrad_cifar.gradcheck.stacked import is_built_in
 from tinygrad_cifar.gradcheck.ways import aligned, hinge_excess, shifted_axes
 from tinygrad_cifar.tensor import Array
 
@@ -47,10 +48,13 @@ def _leads(step: Step, x: Array, stacked: bool) -> Array:
 
 
 def has_ties(program: Program) -> bool:
-    """Whether an op that chooses among numbers finds two equal ones."""
+    """Whether an op that chooses among numbers, or one that is not known, finds two equal ones."""
     for step in program.steps:
-        if step.op.name in {"maximum", "minimum", "max", "min"}:
-            arguments = step.arguments(program.values)
+        arguments = step.arguments(program.values)
+        if not is_built_in(step):
+            if any(len(np.unique(a)) < np.size(a) for a in arguments):
+                return True
+        elif step.op.name in {"maximum", "minimum", "max", "min"}:
             found = margins(step, arguments, [False] * len(arguments))
             if found is not None and (found == 0).any():
                 return True

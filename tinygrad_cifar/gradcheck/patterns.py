@@ -8,7 +8,7 @@ import numpy as np
 
 from tinygrad_cifar.gradcheck.probe import Directions, Probe, Probes
 from tinygrad_cifar.gradcheck.replay import Program
-from tinygrad_cifar.gradcheck.verdicts import Sides
+from tinygrad_cifar.gradcheck.verdicts import Sides, far
 from tinygrad_cifar.tensor import Array
 
 SMALL = 4  # numbers up to this one are common factors: that one is n may be chance
@@ -42,6 +42,27 @@ class Wrong:
         """The numeric side of another program, or with another gradient from above."""
         probe = Probe(program, self.leaf, upstream, self.sides.noise)
         return probe.complex_slopes(self.probes) if probe.analytic else probe.slopes(self.probes).value
+
+
+def nonlinear(sides: Sides, leaf: int) -> str | None:
+    """Where a rule is no linear function of the gradient from above, as every gradient is, in what it fails to be.
+
+    A rule may be right for the gradient that it was given, and wrong for the opposite one, or a larger one.
+    """
+    g, turned = sides.gradients[leaf][0], sides.turned[leaf]
+    if not far([g], [turned]) or not np.isfinite(turned).all():  # it overflows
+        return None
+    opposite, twice, nothing = (sides.program.gradients(c * sides.upstream)[leaf] for c in (-1, -2, 0))
+    if not far([g], [twice]):
+        return "ignores the gradient from above"
+    if np.isfinite(nothing).all() and nothing.any():
+        constant = np.ptp(nothing) == 0
+        return f"a constant {nothing.flat[0]:.4g} is added" if constant else "a part ignores the gradient from above"
+    if far([g], [-opposite]):
+        why = "g and -g do not give opposite results, as with abs(g), g * g or g > 0"
+    else:
+        why = "more of it does not give as much more, as where it is clipped or normed"
+    return f"not linear in the gradient from above: {why}"
 
 
 def pattern(w: Wrong) -> str:
@@ -112,11 +133,6 @@ def _transposed(w: Wrong) -> str | None:
     return "transposed" if w.fits(w.probes.of(w.sides.gradients[w.leaf][:1].swapaxes(-1, -2))[0], w.right) else None
 
 
-def _deaf(w: Wrong) -> str | None:
-    other = w.program.gradients(-2 * w.upstream)[w.leaf]  # of another size and sign: some rules clip it
-    return "ignores the gradient from above" if w.fits(w.probes.of(other[None])[0], w.rule) else None
-
-
 def _array_factor(w: Wrong) -> str | None:
     """An input, or the result, that is a factor too few or too many."""
     arrays = {**w.inputs, "the result": w.out, "the gradient from above": w.upstream, **w.step.kwargs}
@@ -167,14 +183,15 @@ def _name_term(w: Wrong, name: str, c: float) -> str:
 Terms = dict[str, Array]  # empty where the formula is not that of this op
 
 
-def _batch_norm_terms(w: Wrong, axis: int) -> Terms:
+def _batch_norm_terms(w: Wrong, axis: int, eps: float | None = None) -> Terms:
     """Of (x - mean) / sqrt(var + eps), perhaps times gamma, with moments along the other axis."""
+    eps = w.step.kwargs.get("eps", 1e-5) if eps is None else eps
     x, gamma = w.inputs[w.step.op.inputs[0]], next(iter([*w.inputs.values()][1:]), 1.0)
     if x.ndim != 2 or w.out.shape != x.shape or axis not in (0, -1) or not _broadcasts(np.shape(gamma), x.shape):
         return {}
     samples = -1 - axis
     g, n = w.upstream, x.shape[samples]
-    inv_std = 1 / np.sqrt(x.var(samples, keepdims=True) + w.step.kwargs.get("eps", 1e-5))
+    inv_std = 1 / np.sqrt(x.var(samples, keepdims=True) + eps)
     x_hat, scale = (x - x.mean(samples, keepdims=True)) * inv_std, gamma * inv_std
     return {
         "direct path": scale * g,
@@ -232,6 +249,15 @@ FORMULAS: list[Callable[[Wrong, int], Terms]] = [
 ]  # fmt: skip
 
 
+def _without_eps(w: Wrong) -> str | None:
+    """Batch norm's gradient, but for eps: off by little, as no other missing part is."""
+    for axis in (-1, 0) if w.first and w.off < 0.1 else ():
+        terms = _batch_norm_terms(w, axis, eps=0.0)
+        if terms and w.fits(w.at(sum(terms.values(), np.zeros(w.shape))), w.rule):
+            return "eps missing: 1 / sqrt(var) in the place of 1 / sqrt(var + eps)"
+    return None
+
+
 def _labels(w: Wrong) -> tuple[str, Array]:
     """The labels among a loss's settings: name and array, which is empty where there are none."""
     for name, value in w.step.kwargs.items():
@@ -241,26 +267,36 @@ def _labels(w: Wrong) -> tuple[str, Array]:
 
 
 def _one_row(w: Wrong) -> str | None:
-    """The contribution of one sample instead of the sum over all."""
-    if w.out.ndim <= len(w.shape) and not (w.out.ndim == len(w.shape) and 1 in w.shape):
-        return None
-    for row in (0, -1):
+    """The contribution of one sample instead of the sum over all, or of all but one."""
+    for row, name in ((0, "first"), (-1, "last")) if w.out.ndim else ():
         only = np.zeros_like(w.upstream)
         only[row] = w.upstream[row]
         if w.fits(w.slopes(w.program, only), w.rule):
-            return "missing broadcast sum: only one sample counts"
+            return f"only the {name} row of the gradient from above counts"
+        if w.fits(w.slopes(w.program, w.upstream - only), w.rule):
+            return f"the {name} row of the gradient from above is left out"
+    return None
+
+
+def _other_input(w: Wrong) -> str | None:
+    """What would be right for another input, or if another one were transposed."""
+    for i, (name, x) in enumerate(zip(w.program.names, w.program.leaves, strict=True)):
+        if i == w.leaf:
+            continue
+        if x.shape == w.shape and w.fits(w.probes.of(w.sides.gradients[i][:1])[0], w.right):
+            return f"swapped: what the rule returns for {name} belongs here"
+        if x.ndim == 2 and x.shape[0] == x.shape[1] > 1:
+            leaves = [*w.program.leaves[:i], x.T, *w.program.leaves[i + 1 :]]
+            if w.fits(w.slopes(Program(w.program.names, leaves, [w.step], w.program.out), w.upstream), w.rule):
+                return f"would be right if {name} were transposed"
     return None
 
 
 def _misplaced(w: Wrong) -> str | None:
     if w.fits(np.abs(w.rule), np.abs(w.right)):
         return f"sign, in {int(w.where.sum())} of {len(w.where)} entries"
-    if len(w.rule) > 1 and w.probes.of(np.zeros((1, *w.shape))).size == math.prod(w.shape):
-        if w.fits(np.sort(w.rule), np.sort(w.right)):
-            return "right values at wrong places"
-        if np.ptp(w.rule - w.right) <= CLOSE * np.abs(w.rule - w.right).max():
-            return f"a constant {float(np.mean(w.rule - w.right)):.4g} is added"
-    return None
+    all_seen = 1 < len(w.rule) == math.prod(w.shape)
+    return "right values at wrong places" if all_seen and w.fits(np.sort(w.rule), np.sort(w.right)) else None
 
 
 def _off_by_one(w: Wrong) -> str | None:
@@ -295,6 +331,8 @@ def _by_line(w: Wrong) -> str | None:
 
 def _mask(w: Wrong) -> str | None:
     share = f"in {int(w.where.sum())} of {len(w.where)} entries"
+    if ((w.rule == 0) == (w.right != 0)).all() and w.rule.any() and w.right.any():
+        return "zero exactly where it should not be: a mask the wrong way round"
     if not w.right[w.where].any():
         return f"not zero where it should be, {share}"
     return f"zero where it should not be, {share}" if not w.rule[w.where].any() else None
@@ -309,6 +347,6 @@ def _few(w: Wrong) -> str | None:
 
 
 PATTERNS = [
-    _degenerate, _tied, _deaf, _factor, _rounded, _transposed, _terms, _array_factor, _off_by_one, _one_row, _mask,
-    _few, _by_line, _misplaced,
+    _degenerate, _tied, _factor, _without_eps, _rounded, _transposed, _terms, _array_factor, _off_by_one, _other_input,
+    _one_row, _mask, _few, _by_line, _misplaced,
 ]  # fmt: skip

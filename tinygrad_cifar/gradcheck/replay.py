@@ -81,6 +81,7 @@ class Program:
     steps: list[Step]
     out: int  # the slot of the result
     values: list[Array] = field(init=False)
+    hooked: list[str] = field(default_factory=list)  # what has hooks, which are no part of the record
 
     def __post_init__(self) -> None:
         self.values = [_frozen(x) for x in self.run()]
@@ -182,7 +183,10 @@ def record(f: Callable[[], Any], wrt: dict[str, Tensor]) -> tuple[Program, Tenso
     if out is None:  # a constant as far as wrt is concerned
         constant = Step(OPS["clone"], (None,), (_copy(result.data),), {}, len(leaves), "")
         return Program(list(wrt), leaves, [constant], constant.slot), result
-    return Program(list(wrt), leaves, *_pruned(calls, len(wrt), out)), result
+    program = Program(list(wrt), leaves, *_pruned(calls, len(wrt), out))
+    names = [*wrt, *[f"the result of {op.name}" for op, *_ in calls]]
+    program.hooked = list(dict.fromkeys(n for n, place in zip(names, slots, strict=True) if place.hooks))
+    return program, result
 
 
 def _source(x: Any, slots: dict[Node | Tensor, int]) -> int | None:

@@ -137,6 +137,7 @@ class GradientReport:
     order: int = 1
     dtype: str = "float64"  # the model's; the check computes in float64
     seconds: float = 0.0
+    hooked: list[str] = field(default_factory=list)  # the tensors that have hooks, which are left out of a check
 
     @property
     def ok(self) -> bool:
@@ -176,6 +177,8 @@ class GradientReport:
     def _notes(self) -> list[str]:
         notes = [f"{p.name}: {reason}" for p in self.parameters.values() for reason in p.reasons]
         notes += [f"also wrong: {fault}" for fault in self.faults[1:]]
+        if self.hooked:
+            notes.append(f"without the hooks on {', '.join(self.hooked)}: in .grad is what they make of the gradients")
         if math.prod(self.result) != 1:
             notes.append(f"f's result has shape {self.result}: its entries are weighted with random numbers and added")
         return notes
@@ -199,7 +202,7 @@ class GradientReport:
         return json.dumps(
             {
                 "ok": self.ok, "headline": self.headline, "proven": self.proven,
-                "order": self.order, "dtype": self.dtype, "seconds": self.seconds,
+                "order": self.order, "dtype": self.dtype, "hooked": self.hooked, "seconds": self.seconds,
                 "blame": None if self.blame is None else vars(self.blame), "faults": [vars(b) for b in self.faults],
                 "parameters": {name: p.as_dict() for name, p in self.parameters.items()},
             },
