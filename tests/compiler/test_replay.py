@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 import tracemalloc
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 
 import tinygrad_cifar as tg
 from tinygrad_cifar import nn, optim, random
+from tinygrad_cifar.errors import CompileError
+from tinygrad_cifar.train import Trainer
 
 ACTIVATIONS = [nn.ReLU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.GELU]
 OPTIMIZERS = {
@@ -197,6 +200,27 @@ def test_explain_and_graph_show_the_program():
     assert "test_replay.py" in text
     assert all(np.array_equal(value, training.state()[name]) for name, value in before.items())
     assert "matmul" in training.step.graph().source
+    assert re.fullmatch(
+        r"\d+ operations in [\d,]+ bytes of buffers, recorded twice .* \d+ ms", training.step.recordings[1]
+    )
+
+
+def test_there_is_nothing_to_show_before_the_second_call():
+    step = tg.compile(lambda x: x + 1)
+    for _ in range(2):
+        assert "call the step twice" in step.explain()
+        with pytest.raises(CompileError, match="call the step twice"):
+            step.graph()
+        step(tg.Tensor(np.ones(3)))
+    assert "add" in step.explain()
+
+
+def test_lines_of_a_step_in_this_package_are_its_own():
+    model = nn.Linear(3, 2)
+    trainer = Trainer(model, optim.SGD(model.parameters(), 0.1))
+    for _ in range(2):
+        trainer._update(np.ones((4, 3), np.float32), np.array([0, 1, 1, 0]))
+    assert "trainer.py:" in trainer._update.explain()
 
 
 def test_gradients_after_a_replay_are_the_eager_ones():

@@ -50,6 +50,7 @@ class Recording:
         self._made: dict[Tensor, None] = {}  # by the step itself, or while it ran
         self._used: dict[Tensor, Traced] = {}  # the data of those that were there before
         self._paused = False
+        self.seconds = 0.0  # that the call took
 
     def _argument(self, x: Any) -> Any:
         if isinstance(x, Tensor):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 8  # programs kept for one kind of arguments; four times as many recordings in a row are too many
 KINDS = 64  # kinds of arguments; more means that a value is an argument that should be an array
+_NONE_YET = "there is no program yet: call the step twice, with arguments of the same shapes."
 _ONE_AT_A_TIME = threading.RLock()  # recording looks at all Tensors, and a program has its memory once
 
 
@@ -91,6 +92,7 @@ class CompiledStep:
             before, changed = None, f"{label} changed"
         recording = Recording(before)
         result = recording.run(self.step, args, kwargs)
+        recording.seconds = time.perf_counter() - start
         try:
             unlike = recording.check(self._set)
             reason = f"the step set {unlike}" if unlike else recording.difference(before) if before else changed
@@ -100,12 +102,13 @@ class CompiledStep:
                     f"every call is a new one to the compiler, at last since {reason or 'a guard failed'}. A number "
                     "that changes must be a float or an array among the arguments; what else changes must stay outside."
                 )
-            if reason and not unlike:
-                self._candidates[key] = recording
-            elif not reason:
+            if before and not reason:
                 programs.insert(0, Program(recording))
                 del programs[ATTEMPTS:]
-                reason = f"{programs[0]} recorded and planned in {1e3 * (time.perf_counter() - start):.0f} ms"
+                spent = before.seconds + time.perf_counter() - start
+                reason = f"{programs[0]} recorded twice and planned in {1e3 * spent:.0f} ms"
+            elif not unlike:
+                self._candidates[key] = recording
             self.recordings.append(reason)
         except CompileError as error:
             error.result = result  # the step itself was done
@@ -118,7 +121,7 @@ class CompiledStep:
 
     def explain(self) -> str:
         """The programs, line by line, with the microseconds that each takes, and why they were recorded."""
-        programs = [program.explain() for programs in self.programs.values() for program in programs]
+        programs = [program.explain() for programs in self.programs.values() for program in programs] or [_NONE_YET]
         return "\n".join([*(f"recording {i}: {r}" for i, r in enumerate(self.recordings, start=1)), "", *programs])
 
     def graph(self) -> "graphviz.Digraph":
@@ -129,7 +132,7 @@ class CompiledStep:
         """
         newest = [programs[0] for programs in self.programs.values() if programs]
         if not newest:
-            raise CompileError("there is no program to draw yet: call the step twice.")
+            raise CompileError(_NONE_YET)
         return newest[-1].graph()
 
 

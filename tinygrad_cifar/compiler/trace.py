@@ -291,14 +291,6 @@ def _users(file: str) -> str:
     return "" if file.startswith((*_ROOMS, "<")) else os.path.basename(file)
 
 
-def where() -> str:
-    """The line of the user's code that is at work: the innermost one outside of this package and NumPy."""
-    frame: Any = sys._getframe(1)
-    while not (name := _users(frame.f_code.co_filename)) and frame.f_back:
-        frame = frame.f_back
-    return f"{name}:{frame.f_lineno}"
-
-
 class Tracer:
     """What one run of the step did."""
 
@@ -309,18 +301,26 @@ class Tracer:
         self.pinned: dict[str, float] = {}  # numbers that Python code looked at, by their code
         self.refusal = ""  # the first thing that a replay could not do
         self.thread = threading.get_ident()
+        self._caller: Any = None  # the frame that calls the step
 
     def __enter__(self) -> None:
         global _tracer
-        _tracer = self
+        _tracer, self._caller = self, sys._getframe(1)
 
     def __exit__(self, *_: object) -> None:
         global _tracer
-        _tracer = None
+        _tracer = self._caller = None
 
     def refuse(self, reason: str) -> None:
         """The step runs on, so that an error of its own comes first, but it gives no program."""
-        self.refusal = self.refusal or f"{where()}: {reason}"
+        self.refusal = self.refusal or f"{self.where()}: {reason}"
+
+    def where(self) -> str:
+        """The line that is at work: the innermost one outside of this package and NumPy, or else the step's own."""
+        frame: Any = sys._getframe(1)
+        while not (name := _users(frame.f_code.co_filename)) and frame.f_back is not self._caller:
+            frame = frame.f_back
+        return f"{name or os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
 
     # Memory ---------------------------------------------------------------------------------------------------
 
@@ -390,7 +390,7 @@ class Tracer:
 
     def record(self, function: Any, operands: Any, kwargs: dict[str, Any], how: Any, *writes: View) -> None:
         told = tuple([(k, self.encode(v)) for k, v in kwargs.items() if k not in _UNSAID or v is not _UNSAID[k]])
-        self.operations.append(operation(function, operands, told, how, writes, where()))
+        self.operations.append(operation(function, operands, told, how, writes, self.where()))
         for root in [self.roots[v.root] for v in writes]:
             if root.left is not None:
                 root.left = root.array.copy(order="K")
