@@ -177,6 +177,19 @@ def test_two_images_do_not_confuse_n_with_2() -> None:
     }  # fmt: skip
 
 
+def test_a_factor_that_two_mistakes_make_is_put_down_to_both() -> None:
+    """Four classes: divided by n - 1 and by the classes are one with five images."""
+    terms = {}
+    for n in (5, N):
+        scaled = edited(lambda name, g, p, lam, n=n: g * n / 4)
+        report = check_formula(scaled, network(formulas.k_layers), X[:n], Y[:n])
+        terms[n] = {v.term for v in report.parameters.values()}
+    assert terms == {
+        5: {"n - 1 for n, or divided by the 4 classes, not the 5 images"},
+        N: {f"divided by the 4 classes, not the {N} images"},
+    }
+
+
 def test_settings_reach_a_function_that_takes_any() -> None:
     def any_settings(x: Any, y: Any, parameters: Any, **settings: Any) -> Any:
         return formulas.k_layers(x, y, parameters, **settings)

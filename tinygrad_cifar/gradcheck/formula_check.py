@@ -27,6 +27,7 @@ from tinygrad_cifar.random import preserved
 from tinygrad_cifar.tensor import Array, Tensor
 
 CLOSE = 1e-7  # how far, relative to the largest gradient, two ways to compute one may round apart
+ROUNDED = "right to six digits only: computed in float32?"
 COLUMNS = ("parameter", "verdict", "worst entry", "yours", "backprop", "numeric", "error bar", "term")
 
 
@@ -158,6 +159,7 @@ class _Case:
             raise ConfigError("check_formula: this network drops units at random, which no formula knows; use .eval().")
         self.parameters = document_names(self.model)
         self.gradients = self.backprop()
+        self.classes = next(len(t) for name, t in reversed(self.parameters.items()) if name.startswith("W"))
         self.largest = max(np.abs(g).max(initial=0) for g in self.gradients.values())
 
     def cost(self) -> Tensor:
@@ -241,46 +243,40 @@ def _simple(case: _Case, name: str, theirs: Array) -> str:
         return "transposed"
     if not theirs.any():
         return "missing: all zeros"
-    n = len(case.x)
     if theirs.size <= 2:  # any two numbers are so much of one term and so much of another
         a = float(np.vdot(theirs, right) / np.vdot(right, right)) if right.any() else 0.0
-        return _factor(a, n) if _is_known(a, n) and _same(a * right, theirs) else ""
+        known = _known(a, case) or math.isclose(abs(a), 1, rel_tol=1e-6)
+        return _factor(a, case) or ROUNDED if known and _same(a * right, theirs) else ""
     decay = case.decay if name.startswith("W") else 0.0
     data = right - decay * parameter
     terms = np.stack([data.ravel(), parameter.ravel()], 1)
     (a, c), *_ = np.linalg.lstsq(terms, theirs.ravel(), rcond=None)
     if not _same(terms @ [a, c], theirs.ravel()):
         return ""
-    said = [_factor(a, n)] if not math.isclose(a, 1, rel_tol=1e-6) else []
+    said = [_factor(a, case)]
     if abs(c - decay) > 1e-6 * max(abs(c), decay) and not _same(terms @ [a, decay], theirs.ravel()):
         said.append(_l2(c, case, name))
-    return ", ".join(said) or "right to six digits only: computed in float32?"
+    return ", ".join(filter(None, said)) or ROUNDED
 
 
 def _same(a: Array, b: Array) -> bool:
     return bool(np.abs(a - b).max(initial=0) <= 1e-6 * np.abs(b).max(initial=0))
 
 
-def _known_factors(n: int) -> dict[float, str]:
-    known = {
-        n / (n - 1 or 1): "n - 1 for n", n: f"1/n missing (n = {n})", 1 / n: "1/n twice",
-        2: "factor 2", 0.5: "factor 1/2",
-    }  # fmt: skip
-    if n == 2:
-        known |= {2: "factor 2, or 1/n missing (n = 2)", 0.5: "factor 1/2, or 1/n twice (n = 2)"}
-    return known
+def _known(a: float, case: _Case) -> str:
+    """What may have made a factor, side by side where n or the number of classes leaves it open; "" if nothing has."""
+    n, k = len(case.x), case.classes
+    known = [
+        (2, "factor 2"), (0.5, "factor 1/2"), (n, f"1/n missing (n = {n})"), (1 / n, f"1/n twice (n = {n})"),
+        (n / (n - 1) if n > 2 else 1, "n - 1 for n"), (n / k, f"divided by the {k} classes, not the {n} images"),
+    ]  # fmt: skip
+    return ", or ".join(text for value, text in known if value != 1 and math.isclose(abs(a), value, rel_tol=1e-6))
 
 
-def _is_known(a: float, n: int) -> bool:
-    return any(math.isclose(abs(a), value, rel_tol=1e-6) for value in (1, *_known_factors(n)))
-
-
-def _factor(a: float, n: int) -> str:
-    known = _known_factors(n).items()
-    text = next((t for value, t in known if math.isclose(abs(a), value, rel_tol=1e-6)), f"factor {abs(a):.6g}")
-    if a > 0:
-        return text
-    return "sign" if math.isclose(a, -1, rel_tol=1e-6) else f"sign, {text}"
+def _factor(a: float, case: _Case) -> str:
+    if math.isclose(abs(a), 1, rel_tol=1e-6):
+        return "sign" if a < 0 else ""
+    return ("sign, " if a < 0 else "") + (_known(a, case) or f"factor {abs(a):.6g}")
 
 
 def _l2(c: float, case: _Case, name: str) -> str:
