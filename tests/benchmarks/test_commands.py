@@ -1,7 +1,9 @@
 """The benchmarks as commands: help, mistakes, Ctrl-C, and what is absent."""
 
+import functools
 import importlib
 import json
+import math
 import pkgutil
 import subprocess
 import sys
@@ -109,3 +111,42 @@ def test_threads_that_were_set_are_told(monkeypatch: pytest.MonkeyPatch) -> None
     assert "THREADS" not in harness.describe(harness.environment())
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert " cores; OMP_NUM_THREADS=1; " in harness.describe(harness.environment())
+
+
+class Fixed:
+    """A worker, or a gauge, that says what it is told to."""
+
+    def __init__(self, *answers: object) -> None:
+        self.answers = list(answers)
+
+    def measure(self, seconds: float, blocks: int) -> object:
+        return self.answers.pop(0)
+
+    steady = functools.partialmethod(measure, 0, 0)
+
+    def close(self) -> None:
+        assert not self.answers
+
+
+def test_what_a_slow_machine_measured_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "PAUSE", 0)
+    gauge = Fixed(True, True, False, True, True)  # at first; after a; after b, which is measured three times
+    monkeypatch.setattr(harness, "Gauge", lambda: gauge)
+    workers: dict = {"a": Fixed([1.0, 9.0, 2.0]), "b": Fixed([50.0], [40.0], [3.0])}
+    assert harness.interleave(workers, 1, 0, 0) == {"a": [2.0], "b": [3.0]}
+
+
+def test_a_machine_that_is_never_fast_is_measured_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "PAUSE", 0)
+    monkeypatch.setattr(harness, "TRIES", 2)
+    monkeypatch.setattr(harness, "Gauge", lambda: Fixed(False, False, False))
+    assert harness.interleave({"a": Fixed([1.0], [2.0])}, 1, 0, 0) == {"a": [2.0]}  # type: ignore[dict-item]
+
+
+def test_the_gauge_knows_its_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "PAUSE", 0)
+    monkeypatch.setattr(harness.Gauge, "best", math.inf)
+    times = [[4.0], [2.0], [1.0], [1.0], [1.0], [1.2], [1.5], [0.5], [1.0]]
+    monkeypatch.setattr(harness, "Worker", lambda target: Fixed(*times))
+    gauge = harness.Gauge()
+    assert [gauge.steady() for _ in range(4)] == [True, False, True, False]
