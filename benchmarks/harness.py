@@ -7,6 +7,7 @@ for its end.
 
 import argparse
 import contextlib
+import dataclasses
 import datetime
 import functools
 import importlib
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.networks import NETWORKS
 from tinygrad_cifar.data.batches import BLAS_THREADS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -110,39 +112,28 @@ def repeats(run: Callable[[int], object], seconds: float) -> int:
 class Gauge:
     """Tells whether the machine is at its full speed.
 
-    Two virtual cores may share a real one for seconds or minutes, and everything takes twice as long: a program that
-    was measured then cannot be compared with one that was not. So the same matrix product is timed again and again.
+    Two virtual cores may share a real one for seconds or minutes, or none of its caches: then everything takes twice as
+    long, or what one core has written is slow to reach the other. A program that was measured then cannot be compared
+    with one that was not. So the same products and update, a network's limit, are timed again and again.
     """
 
-    best = math.inf  # seconds that the product took at best, in any gauge
+    best = math.inf  # seconds that they took at best, in any gauge
 
     def __init__(self) -> None:
-        self.worker = Worker("benchmarks.harness:product")
+        network = dataclasses.asdict(NETWORKS["2-layer"])
+        self.worker = Worker("benchmarks.step:timed_program", name="limit", network=network)
         for _ in range(5):
             self.steady()
 
     def steady(self) -> bool:
-        """Whether the product takes at most a quarter longer than at its best so far."""
+        """Whether they take at most 15 % longer than at their best so far."""
         time.sleep(PAUSE)
-        now = min(self.worker.measure(0.01, 2))
+        now = min(self.worker.measure(0.02, 2))
         Gauge.best = min(Gauge.best, now)
-        return now <= 1.25 * Gauge.best
+        return now <= 1.15 * Gauge.best
 
     def close(self) -> None:
         self.worker.close()
-
-
-def product() -> Callable[[int], None]:
-    """The first product of most networks, by NumPy's BLAS and all its threads."""
-    import numpy as np
-
-    x, w, out = (np.ones(shape, np.float32) for shape in ((100, 3072), (3072, 50), (100, 50)))
-
-    def run(count: int) -> None:
-        for _ in range(count):
-            np.matmul(x, w, out=out)
-
-    return run
 
 
 def interleave(workers: dict[str, Worker], rounds: int, seconds: float, blocks: int) -> dict[str, list[float]]:

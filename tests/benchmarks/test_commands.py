@@ -146,7 +146,7 @@ def test_a_machine_that_is_never_fast_is_measured_all_the_same(monkeypatch: pyte
 def test_the_gauge_knows_its_best(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "PAUSE", 0)
     monkeypatch.setattr(harness.Gauge, "best", math.inf)
-    times = [[4.0], [2.0], [1.0], [1.0], [1.0], [1.2], [1.5], [0.5], [1.0]]
-    monkeypatch.setattr(harness, "Worker", lambda target: Fixed(*times))
+    times = [[4.0], [2.0], [1.0], [1.0], [1.0], [1.1], [1.5], [0.5], [1.0]]
+    monkeypatch.setattr(harness, "Worker", lambda target, **settings: Fixed(*times))
     gauge = harness.Gauge()
     assert [gauge.steady() for _ in range(4)] == [True, False, True, False]
