@@ -31,7 +31,7 @@ from tinygrad_cifar.data.batches import BLAS_THREADS
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("numpy", "numba", "tinygrad_cifar", "torch", "jax", "autograd", "mygrad", "tinygrad")
 PAUSE = 0.2  # seconds that let the previous program's threads fall asleep
-TRIES = 20
+TRIES = 5  # of a measurement, while the machine is slow
 COLOURS = {
     "limit": "#222222", "numpy_hand": "#999999", "torch_eager": "#e69f00", "torch_compile": "#d55e00",
     "jax_jit": "#cc79a7", "autograd": "#f0e442", "mygrad": "#009e73", "tinygrad_jit": "#8c564b",
