@@ -126,11 +126,11 @@ class Gauge:
             self.steady()
 
     def steady(self) -> bool:
-        """Whether they take at most 15 % longer than at their best so far."""
+        """Whether they take at most a quarter longer than at their best so far."""
         time.sleep(PAUSE)
         now = min(self.worker.measure(0.02, 2))
         Gauge.best = min(Gauge.best, now)
-        return now <= 1.15 * Gauge.best
+        return now <= 1.25 * Gauge.best
 
     def close(self) -> None:
         self.worker.close()

@@ -51,7 +51,7 @@ HEAD = """\
 # Benchmarks
 
 Written by `python -m benchmarks.report`, part by part by the command above each. Every program runs in a process of its
-own, and rounds are interleaved; the tables have medians. What was measured while the limit of 3072-50-10 took over 15 %
+own, and rounds are interleaved; the tables have medians. What was measured while the limit of 3072-50-10 took a quarter
 longer than at its best, because the machine was slow, is measured again. What a step is, the same for all, is said in
 `benchmarks/programs/__init__.py`. The limit is the matrix products of a step and one plain update of the parameters,
 into ready buffers, and nothing else. PyTorch's compiler and tinygrad are as they come; both can search for faster
