@@ -4,7 +4,6 @@ Every setting is trained here and in PyTorch with the same seeds, on pixels stan
 again it goes on where it was.
 """
 
-import argparse
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,10 +75,7 @@ def table(rows: Mapping[str, Config], seeds: int, store: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], epilog="examples:\n" + EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = harness.described(__doc__.splitlines()[0], EXAMPLES)
     parser.add_argument("--rows", nargs="+", default=[""], metavar="TEXT", help="only rows whose name contains one")
     parser.add_argument("--seeds", type=int, default=2, help=f"how many, from {SEED} (default 2)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one per core)")

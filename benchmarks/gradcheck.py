@@ -7,7 +7,6 @@ a wrong rule pass (the table in ``tests/gradcheck/wrong_rules.py``). The same ne
 Dropout masks are frozen for all; without that both peers would alarm at every network that has dropout.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -159,9 +158,7 @@ def print_misses(found: dict[str, dict[str, Any]], others: dict[str, Any]) -> No
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog="examples:\n" + EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = harness.described(__doc__, EXAMPLES)
     parser.add_argument("--networks", type=int, default=2000, help="right networks (default 2000)")
     parser.add_argument("--peer-networks", type=int, default=300, help="of these, how many the peers get (default 300)")
     parser.add_argument("--rules", type=int, default=5, metavar="N", help="networks for each wrong rule (default 5)")

@@ -147,12 +147,12 @@ def interleave(workers: dict[str, Worker], rounds: int, seconds: float, blocks: 
         for i in range(1, rounds + 1):
             again = 0
             for name, worker in workers.items():
-                for _ in range(TRIES):
+                for attempt in range(TRIES):
+                    again += attempt > 0
                     time.sleep(PAUSE)
                     before, times, after = after, worker.measure(seconds, blocks), gauge.steady()
                     if before and after:
                         break
-                    again += 1
                 found[name].append(statistics.median(times))
             told = f", {again} measurements repeated: the machine was slow" if again else ""
             print(f"round {i} of {rounds}{told}", file=sys.stderr, flush=True)
@@ -254,11 +254,16 @@ def new_file(text: str) -> Path:
     return path
 
 
-def parser(description: str, examples: str, rounds: int = 7) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
-    result = argparse.ArgumentParser(
+def described(description: str, examples: str) -> argparse.ArgumentParser:
+    """A parser whose help ends with examples."""
+    return argparse.ArgumentParser(
         description=description, epilog="examples:\n" + examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+
+
+def parser(description: str, examples: str, rounds: int = 7) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    result = described(description, examples)
     result.add_argument("--rounds", type=positive, default=rounds, help="interleaved rounds (default %(default)s)")
     result.add_argument("--quick", action="store_true", help="two short rounds: a look, not a measurement")
     result.add_argument("--json", type=new_file, metavar="FILE", help="also write every figure there")

@@ -4,7 +4,6 @@ Each part is another benchmark, whose figures are kept in a file of their own; a
 again, so the command may be stopped and goes on where it was. The page is written after every part.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -85,9 +84,7 @@ def write(records: dict[str, dict], folder: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog="examples:\n" + EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = harness.described(__doc__, EXAMPLES)
     parser.add_argument("--quick", action="store_true", help="two short rounds of everything; docs/ is left alone")
     quick = parser.parse_args().quick
     kept, docs = (RUNS / "benchmarks-quick",) * 2 if quick else (RUNS / "benchmarks", DOCS)

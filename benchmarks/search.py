@@ -3,7 +3,6 @@
 Turn about, three times each, on a new storage every time; what counts is the ratio, and that nothing else is running.
 """
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -30,9 +29,7 @@ def trials_per_minute(jobs: int, trials: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog="examples:\n" + EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = harness.described(__doc__, EXAMPLES)
     parser.add_argument("--trials", type=harness.positive, default=24, help="of a search (default 24)")
     trials = parser.parse_args().trials
     rates: dict[int, list[float]] = {1: [], 2: []}

@@ -128,19 +128,25 @@ class Fixed:
         assert not self.answers
 
 
-def test_what_a_slow_machine_measured_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_slow_machine_measured_is_measured_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(harness, "PAUSE", 0)
     gauge = Fixed(True, True, False, True, True)  # at first; after a; after b, which is measured three times
     monkeypatch.setattr(harness, "Gauge", lambda: gauge)
     workers: dict = {"a": Fixed([1.0, 9.0, 2.0]), "b": Fixed([50.0], [40.0], [3.0])}
     assert harness.interleave(workers, 1, 0, 0) == {"a": [2.0], "b": [3.0]}
+    assert "2 measurements repeated" in capsys.readouterr().err
 
 
-def test_a_machine_that_is_never_fast_is_measured_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_is_never_fast_is_measured_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(harness, "PAUSE", 0)
     monkeypatch.setattr(harness, "TRIES", 2)
     monkeypatch.setattr(harness, "Gauge", lambda: Fixed(False, False, False))
     assert harness.interleave({"a": Fixed([1.0], [2.0])}, 1, 0, 0) == {"a": [2.0]}  # type: ignore[dict-item]
+    assert "1 measurements repeated" in capsys.readouterr().err
 
 
 def test_the_gauge_knows_its_best(monkeypatch: pytest.MonkeyPatch) -> None:
