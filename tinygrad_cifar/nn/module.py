@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Self, TypeGuard, TypeVar
 
 import numpy as np
@@ -251,3 +252,14 @@ def _once(named: Iterable[tuple[str, T]]) -> Iterator[tuple[str, T]]:
 def count_parameters(module: Module) -> int:
     """How many numbers the module learns."""
     return sum(math.prod(parameter.shape) for parameter in module.parameters())
+
+
+@contextmanager
+def preserved_modes(module: Module) -> Iterator[None]:
+    """``with preserved_modes(model):`` leaves it and all its parts in training or evaluation as each was."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

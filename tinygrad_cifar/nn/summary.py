@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_cifar.nn.layers import BatchNorm1d, Dropout, Flatten, Identity, Linear
-from tinygrad_cifar.nn.module import Module, count_parameters
+from tinygrad_cifar.nn.module import Module, count_parameters, preserved_modes
 from tinygrad_cifar.tensor import Tensor, no_grad
 
 
@@ -76,17 +76,14 @@ def summary(model: Module, input_shape: Sequence[int]) -> Summary:
     """
     dtype = next((p.dtype for p in model.parameters()), np.dtype(np.float32))
     rows: list[Layer] = []
-    modes = [(module, module.training) for module in model.modules()]
     leaves = [(name, module) for name, module in model.named_modules() if not any(module.named_children())]
     removers = [module.register_forward_hook(_observer(name, rows)) for name, module in leaves]
     try:
-        with no_grad():
+        with no_grad(), preserved_modes(model):
             model.eval()(Tensor(np.zeros((1, *input_shape), dtype)))
     finally:
         for remove in removers:
             remove()
-        for module, training in modes:
-            module.training = training
     return Summary(type(model).__name__, tuple(input_shape), tuple(rows), count_parameters(model))
 
 

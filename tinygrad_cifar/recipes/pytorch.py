@@ -13,8 +13,7 @@ from tinygrad_cifar import nn, random
 from tinygrad_cifar.data import Batches, Cifar10, Standardiser
 from tinygrad_cifar.errors import ConfigError, NonFiniteError
 from tinygrad_cifar.train import Config, Score, build_model
-from tinygrad_cifar.train.build import build_augmentation, build_schedule, split_data
-from tinygrad_cifar.train.evaluation import CHUNK
+from tinygrad_cifar.train.build import build_schedule, ordered_batches, split_data, training_batches
 
 
 def train_in_pytorch(config: Config, data: Cifar10) -> dict[str, Any]:
@@ -51,14 +50,10 @@ def _run(config: Config, data: Cifar10) -> dict[str, Any]:
     config = config.resolved(len(train))
     random.manual_seed(config.seed)
     training = _Training(config, build_model(config))
-    standardiser, augment = Standardiser.fit(train.images, config.standardise), build_augmentation(config)
-    batches = Batches(
-        train, config.batch_size, standardiser, config.dtype, augment=augment, drop_last=True, prefetch=False
-    )
-    in_order = {
-        name: Batches(split, CHUNK, standardiser, config.dtype, shuffle=False, prefetch=False)
-        for name, split in (("train", train), ("val", val), ("test", data.test))
-    }
+    standardiser = Standardiser.fit(train.images, config.standardise)
+    batches = training_batches(config, train, standardiser, prefetch=False)
+    splits = {"train": train, "val": val, "test": data.test}
+    in_order = {name: ordered_batches(config, split, standardiser, prefetch=False) for name, split in splits.items()}
     schedule = build_schedule(config, len(batches))
     best: dict[str, Any] = {}
     for epoch in range(1, (config.epochs or 0) + 1):

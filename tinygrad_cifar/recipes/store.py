@@ -23,8 +23,7 @@ from tinygrad_cifar.data.batches import BLAS_THREADS
 from tinygrad_cifar.errors import NonFiniteError
 from tinygrad_cifar.recipes.pytorch import train_in_pytorch
 from tinygrad_cifar.train import Config, Epoch, History, RunFolder, Trainer, Watcher, evaluate, run
-from tinygrad_cifar.train.build import load_data, split_data
-from tinygrad_cifar.train.evaluation import CHUNK
+from tinygrad_cifar.train.build import load_data, ordered_batches, split_data
 from tinygrad_cifar.train.folder import FINAL
 from tinygrad_cifar.train.runs import numbers
 
@@ -124,7 +123,7 @@ def perform(task: Task, store: Path, data: Cifar10 | None = None) -> Run:
 def _train(config: Config, data: Cifar10, folder: Path) -> tuple[RunFolder, dict[str, Any]]:
     """Train, and keep everything but the results, which are returned."""
     standardiser = _standardiser(data, config.split, config.subset, config.standardise)
-    tests = _TestCurve(Batches(data.test, CHUNK, standardiser, config.dtype, shuffle=False, prefetch=False))
+    tests = _TestCurve(ordered_batches(config, data.test, standardiser, prefetch=False))
     try:
         result = run(config, data=data, standardiser=standardiser, watchers=(tests,), prefetch=False)
         outcome = numbers(result) | {"failed": ""}

@@ -5,16 +5,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, repeat
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tinygrad_cifar import random
 from tinygrad_cifar.data import Batches, Standardiser
 from tinygrad_cifar.errors import NonFiniteError, SearchError
+from tinygrad_cifar.nn.module import preserved_modes
 from tinygrad_cifar.search.space import Range
 from tinygrad_cifar.train import Config, Trainer
-from tinygrad_cifar.train.build import build_augmentation, build_model, build_optimizer, load_data, split_data
+from tinygrad_cifar.train.build import build_model, build_trainer, load_data, split_data, training_batches
+from tinygrad_cifar.train.trainer import Snapshot
 
 if TYPE_CHECKING:
     from tinygrad_cifar.viz.figure import Picture
@@ -119,34 +121,21 @@ def range_test(trainer: Trainer, train: Batches, rates: Range | None = None, ste
     return RangeTest(tuple(tried), tuple(losses), tuple(smoothed))
 
 
-def range_test_of(config: Config, rates: Range | None = None, steps: int | None = None) -> RangeTest:
+def range_test_of(config: Config) -> RangeTest:
     """The range test of the network, optimiser and data that ``config`` describes."""
     train, _ = split_data(config, load_data(config))
     random.manual_seed(config.seed)
-    model = build_model(config)
-    standardiser = Standardiser.fit(train.images, config.standardise)
-    batches = Batches(
-        train, config.batch_size, standardiser, config.dtype, augment=build_augmentation(config), drop_last=True
-    )
-    convention: Any = config.l2_convention
-    trainer = Trainer(model, build_optimizer(config, model), lam=config.lam, l2_convention=convention)
-    return range_test(trainer, batches, rates, steps)
+    trainer = build_trainer(config, build_model(config))
+    return range_test(trainer, training_batches(config, train, Standardiser.fit(train.images, config.standardise)))
 
 
 @contextmanager
 def _untouched(trainer: Trainer, train: Batches) -> Iterator[None]:
-    model, optimizer = trainer.model, trainer.optimizer
-    weights, state = model.state_dict(), optimizer.state_dict()
-    modes = [(module, module.training) for module in model.modules()]
-    order, steps, schedule = train.state_dict(), trainer.steps, trainer.schedule
-    with random.preserved():
+    with random.preserved(), preserved_modes(trainer.model):
+        before, schedule = Snapshot(trainer, train), trainer.schedule
         try:
             yield
         finally:
-            model.load_state_dict(weights)
-            optimizer.load_state_dict(state)
-            optimizer.zero_grad()
-            for module, training in modes:
-                module.training = training
-            train.load_state_dict(order)
-            trainer.steps, trainer.schedule = steps, schedule
+            before.restore(trainer, train)
+            trainer.optimizer.zero_grad()
+            trainer.schedule = schedule

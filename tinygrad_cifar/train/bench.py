@@ -11,9 +11,8 @@ from tinygrad_cifar import nn, random
 from tinygrad_cifar.compiler import compile as compile_step
 from tinygrad_cifar.data.splits import CLASSES, PIXELS
 from tinygrad_cifar.tensor import Array
-from tinygrad_cifar.train.build import build_model, build_optimizer
+from tinygrad_cifar.train.build import build_model, build_trainer
 from tinygrad_cifar.train.config import Config
-from tinygrad_cifar.train.trainer import Trainer
 
 ROUNDS = 7
 PRODUCTS = "matrix products"
@@ -58,13 +57,7 @@ def bench(config: Config, seconds: float = 0.1) -> Bench:
     x = rng.standard_normal((config.batch_size, PIXELS)).astype(config.dtype)
     labels = rng.integers(len(CLASSES), size=config.batch_size)
     model = build_model(config)
-    trainer = Trainer(
-        model,
-        build_optimizer(config, model),
-        lam=config.lam,
-        l2_convention=config.l2_convention,  # type: ignore[arg-type]  # Config has checked the word
-        compile=False,
-    )
+    trainer = build_trainer(config, model, compile=False)
     compiled = compile_step(trainer._pass)
     weights = [m.weight.data.T.copy(order="K") for m in model.modules() if isinstance(m, nn.Linear)]
     products = matrix_products(weights, config.batch_size)

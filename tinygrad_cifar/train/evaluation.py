@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinygrad_cifar import nn
+from tinygrad_cifar.nn.module import preserved_modes
 from tinygrad_cifar.tensor import Tensor, no_grad
-
-CHUNK = 500  # images a time: large enough for the matrix products, small enough for the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,19 +33,14 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[NDArray[Any], NDArray[np.
 
     The modes of its modules are put back afterwards.
     """
-    modes = [(module, module.training) for module in model.modules()]
     total = 0.0
     labels, predictions = [], []
-    model.eval()
-    try:
-        with no_grad():
-            for x, y in batches:
-                scores = model(Tensor(x))
-                total += nn.F.cross_entropy(scores, y).item() * len(y)
-                labels.append(y)
-                predictions.append(scores.data.argmax(axis=1))
-    finally:
-        for module, training in modes:
-            module.training = training
+    with no_grad(), preserved_modes(model):
+        model.eval()
+        for x, y in batches:
+            scores = model(Tensor(x))
+            total += nn.F.cross_entropy(scores, y).item() * len(y)
+            labels.append(y)
+            predictions.append(scores.data.argmax(axis=1))
     true, predicted = np.concatenate(labels), np.concatenate(predictions)
     return Evaluation(total / len(true), float(np.mean(true == predicted)), true, predicted)

@@ -12,15 +12,16 @@ from tinygrad_cifar import nn, random
 from tinygrad_cifar.data import Batches, Cifar10, Split, Standardiser
 from tinygrad_cifar.errors import NonFiniteError
 from tinygrad_cifar.train.build import (
-    build_augmentation,
     build_model,
-    build_optimizer,
     build_schedule,
+    build_trainer,
     load_data,
+    ordered_batches,
     split_data,
+    training_batches,
 )
 from tinygrad_cifar.train.config import Config
-from tinygrad_cifar.train.evaluation import CHUNK, Evaluation, evaluate
+from tinygrad_cifar.train.evaluation import Evaluation, evaluate
 from tinygrad_cifar.train.folder import RunFolder
 from tinygrad_cifar.train.history import History
 from tinygrad_cifar.train.interrupt import ctrl_c
@@ -119,22 +120,10 @@ def run(
     model = model or build_model(config)
     described = _describe(config, model, data, train, val)
     standardiser = standardiser or Standardiser.fit(train.images, config.standardise)
-    augment = build_augmentation(config)
-    batches = Batches(
-        train, config.batch_size, standardiser, config.dtype, augment=augment, drop_last=True, prefetch=prefetch
-    )
-    in_order = {
-        name: Batches(split, CHUNK, standardiser, config.dtype, shuffle=False, prefetch=prefetch)
-        for name, split in (("train", train), ("val", val), ("test", data.test))
-    }
-    trainer = Trainer(
-        model,
-        build_optimizer(config, model),
-        build_schedule(config, len(batches)),
-        lam=config.lam,
-        l2_convention=config.l2_convention,  # type: ignore[arg-type]  # Config has checked the word
-        compile=compile,
-    )
+    batches = training_batches(config, train, standardiser, prefetch)
+    splits = {"train": train, "val": val, "test": data.test}
+    in_order = {name: ordered_batches(config, split, standardiser, prefetch) for name, split in splits.items()}
+    trainer = build_trainer(config, model, build_schedule(config, len(batches)), compile=compile)
     kept = RunFolder(folder, config) if folder is not None else None  # now that every setting has proved usable
     say(described)
     try:
@@ -157,8 +146,7 @@ def run(
 def evaluation_batches(config: Config, data: Cifar10, split: Split) -> Batches:
     """``split`` in order, standardised with the statistics of the images that ``config`` trains on."""
     train, _ = split_data(config, data)
-    standardiser = Standardiser.fit(train.images, config.standardise)
-    return Batches(split, CHUNK, standardiser, config.dtype, shuffle=False)
+    return ordered_batches(config, split, Standardiser.fit(train.images, config.standardise))
 
 
 def _result(config: Config, trainer: Trainer, data: Cifar10, batches: dict[str, Batches]) -> Result:

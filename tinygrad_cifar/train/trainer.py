@@ -172,7 +172,7 @@ class Trainer:
 
     def _epoch(self, train: Batches, val: Batches, pressed: Callable[[], bool], watchers: tuple[Watcher, ...]) -> None:
         begin = time.perf_counter()
-        start = _Snapshot(self, train)
+        start = Snapshot(self, train)
         measured = Average()
         self.model.train()
         try:
@@ -207,7 +207,7 @@ class Trainer:
         """What the weights as they are add to the loss."""
         return nn.l2_penalty(self.model, self.lam, self.l2_convention).item() if self.lam else 0.0
 
-    def _traced(self, error: NonFiniteError, start: "_Snapshot", train: Batches, val: Batches) -> NonFiniteError:
+    def _traced(self, error: NonFiniteError, start: "Snapshot", train: Batches, val: Batches) -> NonFiniteError:
         """The error with its origin: the epoch is the same bit for bit when it is run again, this time watched."""
         start.restore(self, train)
         try:
@@ -232,7 +232,7 @@ class Trainer:
                 raise NonFiniteError(f"the update of {name} by {type(self.optimizer).__name__} overflows.")
 
 
-class _Snapshot:
+class Snapshot:
     """All that decides an epoch, at its beginning."""
 
     def __init__(self, trainer: Trainer, train: Batches) -> None:
