@@ -21,7 +21,7 @@ def listing() -> Any:
     table = Table("recipe", "experiment", "what", "settings", "seeds")
     for document in DOCUMENTS.values():
         for recipe in document.recipes:
-            name, count = f"{document.name}.{recipe.name}", len(recipe.settings)
+            name, count = document.full_name(recipe), len(recipe.settings)
             table.add_row(name, recipe.numbers, recipe.title, str(count or ""), str(recipe.repeats if count else ""))
         table.add_section()
     return table

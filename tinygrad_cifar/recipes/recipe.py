@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from statistics import fmean, pstdev
+from statistics import fmean
 
 from tinygrad_cifar.data import Cifar10
 from tinygrad_cifar.recipes.store import Run, Task
@@ -44,21 +44,13 @@ class Group(list[Run]):
         """The mean accuracy in per cent; nan if all runs diverged."""
         return fmean(self.accuracies(split, best) or [float("nan")])
 
-    def std(self, split: str, best: bool = False) -> float:
-        """The standard deviation of the accuracy in per cent over the repeats (divided by their number)."""
-        return pstdev(self.accuracies(split, best) or [float("nan")])
-
     def test_losses(self) -> list[float]:
         """The loss on the test images at the last epoch, of the runs that did not diverge."""
         return [run.test["loss"][-1] for run in self if not run.failed]
 
-    def final_test(self, column: str) -> float:
-        """The mean over the repeats of "loss" or "accuracy" on the test images at the last epoch; as ``final``."""
-        return fmean(float("inf") if run.failed else run.test[column][-1] for run in self)
-
     def final(self, column: str) -> float:
-        """The mean over the repeats of a column of the history at the last epoch; infinite where a run diverged."""
-        return fmean(float("inf") if run.failed else getattr(run.history[-1], column) for run in self)
+        """The mean over the repeats of a column of ``Run.curves`` at the last epoch; infinite where a run diverged."""
+        return fmean(float("inf") if run.failed else run.curves()[column][-1] for run in self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +130,10 @@ class Document:
 
     def __getitem__(self, name: str) -> Recipe:
         return next(recipe for recipe in self.recipes if recipe.name == name)
+
+    def full_name(self, recipe: Recipe) -> str:
+        """``a3.bn-3layer``."""
+        return f"{self.name}.{recipe.name}"
 
 
 def quick(recipe: Recipe) -> Recipe:

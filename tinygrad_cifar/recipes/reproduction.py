@@ -91,7 +91,7 @@ def select(documents: Mapping[str, Document], names: Sequence[str]) -> dict[Docu
     Raises:
         ConfigError: there is nothing of that name.
     """
-    every = {f"{document.name}.{recipe.name}" for document in documents.values() for recipe in document.recipes}
+    every = {document.full_name(recipe) for document in documents.values() for recipe in document.recipes}
     wanted: set[str] = set()
     for name in names:
         found = {full for full in every if name in ("all", full, full.partition(".")[0])}
@@ -99,7 +99,7 @@ def select(documents: Mapping[str, Document], names: Sequence[str]) -> dict[Docu
             raise ConfigError(f"nothing is called {name!r}; `tinygrad-cifar reproduce list` shows all names.")
         wanted |= found
     chosen = {
-        document: [recipe for recipe in document.recipes if f"{document.name}.{recipe.name}" in wanted]
+        document: [recipe for recipe in document.recipes if document.full_name(recipe) in wanted]
         for document in documents.values()
     }
     return {document: recipes for document, recipes in chosen.items() if recipes}
@@ -113,6 +113,7 @@ def reproduce(chosen: Chosen, plan: Plan, say: Callable[[str], None] = print) ->
     data = load_data(Config(data=plan.data, synthetic=plan.synthetic))
     if data.is_synthetic:
         plan = replace(plan, data=None, synthetic=True)
+    chosen = {document: [plan.adapted(recipe) for recipe in recipes] for document, recipes in chosen.items()}
     searches = sum(recipe.search is not None for recipes in chosen.values() for recipe in recipes)
     if needed := _needed(chosen, plan):
         before = sum(finished(plan.store, task) is not None for task in needed)
@@ -131,21 +132,20 @@ def reproduce(chosen: Chosen, plan: Plan, say: Callable[[str], None] = print) ->
 def report(
     document: Document, recipes: Sequence[Recipe], studies: Mapping[Recipe, Study], plan: Plan, data: Cifar10
 ) -> Report:
-    """The report on finished runs and searches."""
+    """The report on the finished runs and searches of recipes as ``plan`` has adapted them."""
     written = Report(document.title, [Text(document.about)])
     if plan.quick:
         written.intro.append(Flag(QUICK))
     if data.is_synthetic:
         written.intro.append(Flag(SYNTHETIC))
     written.intro.append(Text(_origin(document, recipes, plan)))
-    for original in recipes:
-        begin = time.perf_counter()
-        recipe, study = plan.adapted(original), studies.get(original)
+    for recipe in recipes:
+        begin, study = time.perf_counter(), studies.get(recipe)
         results = {
             label: Group(run for task in tasks if (run := finished(plan.store, task)))
             for label, tasks in plan.seeded(recipe).items()
         }
-        section = Section(f"{recipe.title} ({document.name}.{recipe.name})", [Flag(note) for note in recipe.notes])
+        section = Section(f"{recipe.title} ({document.full_name(recipe)})", [Flag(note) for note in recipe.notes])
         for show in recipe.shows:
             section.blocks += show(recipe, results, data)
         if study:
@@ -169,8 +169,8 @@ def _needed(chosen: Chosen, plan: Plan) -> dict[Task, str]:
     """All tasks, each once, with a line that says what it is for."""
     needed: dict[Task, str] = {}
     for document, recipes in chosen.items():
-        for original in recipes:
-            recipe, name = plan.adapted(original), f"{document.name}.{original.name}"
+        for recipe in recipes:
+            name = document.full_name(recipe)
             for label, tasks in plan.seeded(recipe).items():
                 for task in tasks:
                     needed.setdefault(task, f"{name}  {label}  seed {task.config.seed}")
@@ -189,11 +189,10 @@ def run_missing(needed: Mapping[Task, str], store: Path, jobs: int) -> None:
                 watch(task, run)
 
 
-def _search(document: Document, original: Recipe, plan: Plan, say: Callable[[str], None]) -> Study | None:
-    recipe = plan.adapted(original)
+def _search(document: Document, recipe: Recipe, plan: Plan, say: Callable[[str], None]) -> Study | None:
     if recipe.search is None:
         return None
-    name, wanted = f"{document.name}.{recipe.name}", recipe.search
+    name, wanted = document.full_name(recipe), recipe.search
     say(f"{name}: a search of {wanted.trials} trials and {wanted.noise_seeds} repetitions of the best")
     plan.out.mkdir(parents=True, exist_ok=True)
     return search(
@@ -231,7 +230,7 @@ def _settings(results: Results, study: Study | None, seconds: float) -> str:
 def _origin(document: Document, recipes: Sequence[Recipe], plan: Plan) -> str:
     here = environment()
     whole = len(recipes) == len(document.recipes)
-    names = document.name if whole else " ".join(f"{document.name}.{recipe.name}" for recipe in recipes)
+    names = document.name if whole else " ".join(map(document.full_name, recipes))
     options = " --quick" * plan.quick + (f" --repeats {plan.repeats}" if plan.repeats else "")
     return (
         f"Made by `tinygrad-cifar reproduce {names}{options}` with tinygrad_cifar {here['tinygrad_cifar']}, Python "

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, pstdev
 
 from tinygrad_cifar.data import CLASSES, Cifar10
-from tinygrad_cifar.recipes.recipe import Group, Recipe, Results, Show
+from tinygrad_cifar.recipes.recipe import Group, Recipe, Results, Setting, Show
 from tinygrad_cifar.recipes.store import Run
 from tinygrad_cifar.report import pictures
 from tinygrad_cifar.report.blocks import Block, Figure, Table, Text
@@ -25,11 +25,9 @@ def accuracies(recipe: Recipe, results: Results, data: Cifar10) -> Iterator[Bloc
     """The table of accuracies: the document's, and the mean and std over the seeds here."""
     rows = []
     for label, setting in recipe.settings.items():
-        for split, name in TITLES.items():
-            best = setting.best and split != "train"
-            figure, here = setting.document.get(split), results[label].accuracies(split, best)
+        for split, images in _images(setting):
+            figure, here = setting.document.get(split), results[label].accuracies(split, setting.best)
             agrees = "" if figure is None else verdict(split, figure, here)
-            images = f"{name}, best weights" if best else name
             rows.append([label, images, "–" if figure is None else f"{figure:.2f}", spread(here), agrees])
     caption = f"Accuracy in per cent; {_seeds(results)}."
     yield Table(("setting", "images", "document", "here", "agree?"), rows, caption, 2)
@@ -40,17 +38,21 @@ def beside_pytorch(recipe: Recipe, results: Results, runs: Mapping[str, Run]) ->
     rows = []
     for label, setting in recipe.settings.items():
         if label in runs:
-            for split, name in TITLES.items():
-                best = setting.best and split != "train"
-                here, there = (Group([run]).accuracies(split, best) for run in (results[label][0], runs[label]))
-                rows.append([label, f"{name}, best weights" if best else name, spread(here), spread(there)])
+            for split, images in _images(setting):
+                here, there = (Group([run]).accuracies(split, setting.best) for run in (results[label][0], runs[label]))
+                rows.append([label, images, spread(here), spread(there)])
     if rows:
         run = next(iter(runs.values()))
-        version = next(run.results["version"] for run in runs.values())
         caption = f"From the same first weights and the same batches, in per cent; seed {run.config.seed}."
-        yield Table(("setting", "images", "here", f"PyTorch {version}"), rows, caption, 2)
+        yield Table(("setting", "images", "here", f"PyTorch {run.results['version']}"), rows, caption, 2)
     elif any(setting.in_pytorch for setting in recipe.settings.values()):
         yield Text("PyTorch is not installed, so its runs of the same settings are left out (extra `peers`).")
+
+
+def _images(setting: Setting) -> list[tuple[str, str]]:
+    """The splits, each with what the table calls it and the weights that are measured on it."""
+    best = {"val", "test"} if setting.best else set()
+    return [(split, f"{name}, best weights" if split in best else name) for split, name in TITLES.items()]
 
 
 def in_turn(recipe: Recipe, runs: Mapping[str, Run]) -> Iterator[Block]:
@@ -221,10 +223,7 @@ def caption(run: Run) -> str:
 
 
 def _settings(run: Run) -> dict[str, object]:
-    """The network, what differs from the defaults, and the seed."""
-    said = {"hidden", "batch_norm", "data", "synthetic"}
-    changed = {name: value for name, value in run.config.changed().items() if name not in said}
-    return {"network": run.config.title} | changed | {"dtype": run.config.dtype, "seed": run.config.seed}
+    return run.config.described() | {"dtype": run.config.dtype}
 
 
 def _seeds(results: Results) -> str:

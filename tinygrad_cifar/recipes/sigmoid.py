@@ -54,7 +54,7 @@ SIGMOID = Document(
             (shows.after_training, shows.bands),
             (
                 Claim("A λ that is too large does not train properly and ends with a larger loss.",
-                      lambda r: r["λ=0.01"].final_test("loss") > r["λ=0.001"].final_test("loss")),
+                      lambda r: r["λ=0.01"].final("test_loss") > r["λ=0.001"].final("test_loss")),
             ),
             repeats=REPEATS,
         ),

@@ -3,10 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
-from tinygrad_cifar.viz.figure import BLUE, INK, VERMILION, Picture, plain
+from tinygrad_cifar.viz.figure import BLUE, INK, VERMILION, Picture, dress
 
 PALETTE = (BLUE, VERMILION, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # of Okabe & Ito
 DASHES = ("-", "--", ":")
@@ -37,7 +35,7 @@ def bands(groups: Mapping[str, Sequence[Curves]], quantities: Sequence[str]) -> 
             axes.plot(epochs, mean, dash, color=colour, label=label, linewidth=1.4)
             if len(values) > 1:
                 axes.fill_between(epochs, mean - std, mean + std, color=colour, alpha=0.2, linewidth=0)
-        _dress(axes, title(quantity))
+        dress(axes, title(quantity), "epoch", 13)
         low, high = axes.dataLim.intervaly
         if quantity.endswith("loss") and high > WIDE * low > 0:
             axes.set_yscale("log")
@@ -57,7 +55,7 @@ def loss_panels(runs: Mapping[str, Curves], columns: int) -> Picture:
         for split, colour, dash in (("train", BLUE, "-"), ("val", VERMILION, "--")):
             values = curves[f"{split}_loss"]
             axes.plot(np.arange(1, len(values) + 1), values, dash, color=colour, label=f"{TITLES[split]} loss")
-        _dress(axes, label)
+        dress(axes, label, "epoch", 13)
     for axes in panels[len(runs) :]:
         axes.set_visible(False)
     panels[0].legend(frameon=False, labelcolor=INK)
@@ -72,12 +70,3 @@ def title(quantity: str) -> str:
 
 def _epochs(quantity: str) -> str:
     return "test_epoch" if quantity.startswith("test_") else "epoch"
-
-
-def _dress(axes: Axes, heading: str) -> None:
-    plain(axes)
-    axes.set_title(heading, fontsize=13, color=INK, loc="left")
-    axes.set_xlabel("epoch", fontsize=11, color=INK)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-    if heading.endswith("accuracy"):
-        axes.yaxis.set_major_formatter(lambda fraction, _: f"{100 * fraction:.6g} %")

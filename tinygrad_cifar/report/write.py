@@ -1,7 +1,6 @@
 """From a report to files: report.html, self-contained, and report.md with its pictures in figures/."""
 
 import base64
-import io
 import os
 from collections.abc import Sequence
 from html import escape
@@ -48,7 +47,7 @@ def write(report: Report, folder: str | os.PathLike[str]) -> Path:
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     for figure in _figures(report):
         if not figure.local:
-            _replace(folder / "figures" / f"{figure.name}.png", _png(figure))
+            _replace(folder / "figures" / f"{figure.name}.png", figure.picture.png(DPI))
     _replace(folder / "report.md", to_markdown(report).encode())
     page = folder / "report.html"
     _replace(page, to_html(report).encode())
@@ -85,7 +84,7 @@ def _html(block: Block) -> str:
                 f'<div class="table"><table>{caption}{_html_row("th", block.header, block.numbers)}{rows}</table></div>'
             )
         case Figure():
-            image = base64.b64encode(_png(block)).decode()
+            image = base64.b64encode(block.picture.png(DPI)).decode()
             caption = escape(block.caption)
             return (
                 f'<figure><img alt="{caption}" src="data:image/png;base64,{image}">'
@@ -118,12 +117,6 @@ def _markdown(block: Block) -> str:
 def _figures(report: Report) -> list[Figure]:
     blocks = [*report.intro, *(block for section in report.sections for block in section.blocks)]
     return [block for block in blocks if isinstance(block, Figure)]
-
-
-def _png(figure: Figure) -> bytes:
-    content = io.BytesIO()
-    figure.picture.savefig(content, format="png", dpi=DPI)
-    return content.getvalue()
 
 
 def _replace(path: Path, content: bytes) -> None:

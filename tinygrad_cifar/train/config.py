@@ -227,6 +227,12 @@ class Config:
         """The settings that differ from the defaults."""
         return {f.name: value for f in dataclasses.fields(self) if (value := getattr(self, f.name)) != f.default}
 
+    def described(self) -> dict[str, Any]:
+        """What distinguishes the run, for a title: the network, what else differs from the defaults, and the seed."""
+        said = {"hidden", "batch_norm", "data", "synthetic"}
+        others = {name: value for name, value in self.changed().items() if name not in said}
+        return {"network": self.title, **others, "seed": self.seed}
+
     def to_json(self) -> str:
         """All settings as a JSON object, one a line."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"

@@ -80,15 +80,10 @@ class RunFolder(Watcher):
     def draw(self, history: History) -> None:
         """Write curves.png; without an epoch there is nothing to draw."""
         if history:
-            from io import BytesIO
-
             from tinygrad_cifar.viz import training_curves
 
-            picture = BytesIO()
-            config = self.config
-            title = {"SYNTHETIC DATA": config.synthetic, "network": config.title, **_worth_a_title(config)}
-            training_curves(history.columns(), config=title).savefig(picture, format="png")
-            self.write("curves.png", picture.getvalue())
+            title = {"SYNTHETIC DATA": self.config.synthetic, **self.config.described()}
+            self.write("curves.png", training_curves(history.columns(), config=title).png())
 
 
 def load_run(path: str | os.PathLike[str], *, best: bool = False) -> tuple[nn.Sequential, Config]:
@@ -169,9 +164,3 @@ def _processor() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
-
-
-def _worth_a_title(config: Config) -> dict[str, Any]:
-    """What else distinguishes the run: not what the title begins with, nor where the data lie."""
-    said = {"hidden", "batch_norm", "data", "synthetic"}
-    return {name: value for name, value in config.changed().items() if name not in said} | {"seed": config.seed}

@@ -7,11 +7,11 @@ from os import PathLike
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import StrMethodFormatter
 from numpy.typing import NDArray
 
 from tinygrad_cifar.errors import DataError, ShapeError
-from tinygrad_cifar.viz.figure import BLUE, INK, VERMILION, Picture, plain
+from tinygrad_cifar.viz.figure import BLUE, INK, VERMILION, Picture, dress
 
 History = Mapping[str, Sequence[float]]
 
@@ -42,7 +42,8 @@ def training_curves(
             if (values := columns.get(f"{split}_{quantity}")) is not None:
                 marker = "o" if len(values) <= 30 else ""
                 axes.plot(columns[axis], values, dash, color=colour, marker=marker, markersize=3.5, label=label)
-        _dress(axes, quantity, "update step" if axis == "step" else axis)
+        dress(axes, quantity, "update step" if axis == "step" else axis, 14)
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     _mark_best(panels[2], columns[axis], columns.get("val_accuracy"))
     lines = _legend(panels)
     picture.legend(
@@ -103,16 +104,6 @@ def _checked(history: History) -> dict[str, NDArray[np.float64]]:
         if np.any((values < 0) | (values > 1)):
             raise DataError(f"{name} reaches {np.nanmax(np.abs(values)):g}: give fractions in [0, 1], not per cent")
     return columns
-
-
-def _dress(axes: Axes, quantity: str, along: str) -> None:
-    plain(axes)
-    axes.set_title(quantity, fontsize=14, color=INK, loc="left")
-    axes.set_xlabel(along, fontsize=12, color=INK)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    if quantity == "accuracy":
-        axes.yaxis.set_major_formatter(lambda fraction, _: f"{100 * fraction:.6g} %")
 
 
 def _mark_best(axes: Axes, along: NDArray[np.float64], accuracy: NDArray[np.float64] | None) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tinygrad_cifar.errors import ConfigError
 
@@ -33,10 +34,14 @@ class Picture(Figure):
         except ValueError as error:
             raise ConfigError(f"{args[0]}: {error}") from error
 
-    def _repr_png_(self) -> bytes:
+    def png(self, dpi: float | None = None) -> bytes:
+        """The content of a PNG file."""
         buffer = BytesIO()
-        self.savefig(buffer, format="png")
+        self.savefig(buffer, format="png", dpi=dpi)
         return buffer.getvalue()
+
+    def _repr_png_(self) -> bytes:
+        return self.png()
 
 
 def plain(axes: Axes) -> None:
@@ -47,6 +52,16 @@ def plain(axes: Axes) -> None:
     axes.tick_params(colors=FAINT, labelcolor=INK, labelsize=11)
     axes.grid(axis="y", color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def dress(axes: Axes, heading: str, along: str, size: int) -> None:
+    """A plain panel for lines over ``along``, epochs or steps; ``size`` is that of its heading, in points."""
+    plain(axes)
+    axes.set_title(heading, fontsize=size, color=INK, loc="left")
+    axes.set_xlabel(along, fontsize=size - 2, color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    if heading.endswith("accuracy"):
+        axes.yaxis.set_major_formatter(lambda fraction, _: f"{100 * fraction:.6g} %")
 
 
 def bare(axes: Axes) -> None:
