@@ -1,12 +1,15 @@
-"""What every test gets: the same seed, no screen, and PyTorch where it is installed."""
+"""What tests get: the same seed, no screen, PyTorch where it is installed, a small data set, the command line."""
 
 import os
+import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 from hypothesis import settings
 
 import tinygrad_cifar as tg
+from tinygrad_cifar.data import Cifar10, synthesise
 
 os.environ["MPLBACKEND"] = "Agg"
 
@@ -25,3 +28,38 @@ def _seed() -> None:
 def torch() -> ModuleType:
     """PyTorch, or the test is skipped: ``def test_relu(torch): ...``."""
     return pytest.importorskip("torch", reason="needs PyTorch: pip install 'tinygrad-cifar[peers]'")
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Cifar10:
+    """600 synthetic images to train and validate on, 200 to test on: not CIFAR-10."""
+    return synthesise(600, 200)
+
+
+class Shell:
+    """Runs the command line in this process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, stdout, stderr."""
+        from tinygrad_cifar import cli
+
+        self.monkeypatch.setattr(sys, "argv", ["tinygrad-cifar", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        printed = self.capsys.readouterr()
+        if isinstance(end.value.code, str):  # Python prints it to stderr and exits with 1
+            return 1, printed.out, printed.err + end.value.code
+        return end.value.code or 0, printed.out, printed.err
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny: Cifar10) -> Shell:
+    """In an empty folder, with ``tiny`` for the synthetic set."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TINYGRAD_CIFAR_DATA", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("tinygrad_cifar.data.cifar10.synthesise", lambda: tiny)
+    return Shell(monkeypatch, capsys)

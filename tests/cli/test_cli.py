@@ -10,37 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Shell
 from tinygrad_cifar import cli, viz
-from tinygrad_cifar.data import synthesise
 from tinygrad_cifar.train import PRESETS, Config, load_run
 
 SMALL = ("--synthetic", "--split", "all-200", "--batch-size", "50", "--hidden", "8", "--epochs", "2", "--lr", "0.01")
-
-
-class Shell:
-    """Runs the command line in this process."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.monkeypatch, self.capsys = monkeypatch, capsys
-
-    def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        """Exit code, stdout, stderr."""
-        self.monkeypatch.setattr(sys, "argv", ["tinygrad-cifar", *arguments])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        printed = self.capsys.readouterr()
-        if isinstance(end.value.code, str):  # Python prints it to stderr and exits with 1
-            return 1, printed.out, printed.err + end.value.code
-        return end.value.code or 0, printed.out, printed.err
-
-
-@pytest.fixture
-def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Shell:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("TINYGRAD_CIFAR_DATA", raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr("tinygrad_cifar.data.cifar10.synthesise", lambda: synthesise(600, 200))
-    return Shell(monkeypatch, capsys)
 
 
 def test_train_then_evaluate(shell: Shell) -> None:
@@ -194,6 +168,7 @@ def test_graph_without_dot(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Non
         (("check", "--synthetic", "--split", "all-200", "--images", "500"), "a subset of 500 images"),
         (("search", "--range-test", "--vary", "lr=log:1e-3:1"), "leave --vary out"),
         (("search", *SMALL), "as --vary lam="),
+        (("reproduce", "a5"), "nothing is called 'a5'"),
     ],
 )
 def test_an_error_is_one_message_and_exit_code_1(shell: Shell, arguments: tuple[str, ...], message: str) -> None:

@@ -93,10 +93,9 @@ CASES: dict[str, tuple[type[optim.Optimizer], dict[str, Any], Rule]] = {
 
 
 @pytest.fixture(params=[7, 1 << 16], ids=["tiny blocks", "one block"])
-def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With tiny blocks the parameters below are cut and merged in every possible way."""
     monkeypatch.setattr(machinery, "BLOCK", request.param)
-    return
 
 
 def parameters(dtype: Any = np.float64) -> list[Tensor]:

@@ -1,19 +1,12 @@
-"""A small data set, and a document whose experiments train in a blink."""
+"""A document whose experiments train in a blink."""
 
 import pytest
 
-from tinygrad_cifar.data import Cifar10, synthesise
 from tinygrad_cifar.recipes import shows
 from tinygrad_cifar.recipes.recipe import Claim, Document, Recipe, Setting
 from tinygrad_cifar.train import Config
 
 SMALL = Config(hidden=(8,), lr=0.05, batch_size=50, epochs=3, split="all-200")
-
-
-@pytest.fixture(scope="session")
-def tiny() -> Cifar10:
-    """600 synthetic images to train and validate on, 200 to test on: not CIFAR-10."""
-    return synthesise(600, 200)
 
 
 @pytest.fixture

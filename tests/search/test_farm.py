@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Shell
 from tinygrad_cifar import cli
-from tinygrad_cifar.data import synthesise
+from tinygrad_cifar.data import Cifar10
 from tinygrad_cifar.errors import ConfigError, SearchError
 from tinygrad_cifar.search import Range, Space, farm, load, search
 from tinygrad_cifar.train import Config
@@ -18,10 +19,10 @@ SMALL = Config(hidden=(8,), epochs=2, batch_size=50, split="all-200", synthetic=
 
 
 @pytest.fixture(autouse=True)
-def _small_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _small_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Cifar10) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONWARNINGS", "error")
-    monkeypatch.setattr("tinygrad_cifar.data.cifar10.synthesise", lambda: synthesise(600, 200))
+    monkeypatch.setattr("tinygrad_cifar.data.cifar10.synthesise", lambda: tiny)
     monkeypatch.setattr(farm, "COMMAND", [sys.executable, str(Path(__file__).with_name("tiny_worker.py"))])
 
 
@@ -133,34 +134,16 @@ def test_importing_the_room_does_not_import_optuna() -> None:
     assert subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": root}).returncode == 0
 
 
-def shell(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["tinygrad-cifar", *arguments])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert not end.value.code, end.value.code
+SETTINGS = ("--synthetic", "--split", "all-200", "--hidden", "8")
 
 
-SETTINGS = ("--synthetic", "--split", "all-200", "--batch-size", "50", "--hidden", "8")
-
-
-def test_coarse_then_fine_on_the_command_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_coarse_then_fine_on_the_command_line(shell: Shell) -> None:
     needs_optuna()
-    varied = (
-        "--vary",
-        "lr=log:1e-3:1e-1",
-        "--vary",
-        "lam=0,1e-4",
-        "--trials",
-        "4",
-        "--noise-seeds",
-        "2",
-        "--storage",
-        "s.journal",
+    varied = ("--vary", "lr=log:1e-3:1e-1", "--vary", "lam=0,1e-4", "--trials", "4", "--noise-seeds", "2")
+    code, out, _ = shell(
+        "search", *SETTINGS, "--batch-size", "50", "--epochs", "1", *varied, "--storage", "s.journal", "--narrow"
     )
-    shell(monkeypatch, "search", *SETTINGS, "--epochs", "1", *varied, "--narrow")
-    out = capsys.readouterr().out
+    assert code == 0
     assert "Study search: lr from 0.001 to 0.1 (log), lam in 0, 0.0001" in out
     assert "Study search-fine: lr from" in out
     assert out.count("4 of 4 trials done") == 2
@@ -169,9 +152,8 @@ def test_coarse_then_fine_on_the_command_line(
     assert Path("search-fine.png").exists()
 
 
-def test_the_range_test_on_the_command_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shell(monkeypatch, "search", *SETTINGS[:-4], "--batch-size", "10", "--range-test")
-    assert "learning begins at" in capsys.readouterr().out
+def test_the_range_test_on_the_command_line(shell: Shell) -> None:
+    code, out, _ = shell("search", *SETTINGS, "--batch-size", "10", "--range-test")
+    assert code == 0
+    assert "learning begins at" in out
     assert Path("range_test.png").exists()

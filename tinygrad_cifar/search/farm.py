@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,8 +112,9 @@ def _run_processes(arguments: list[str], jobs: int, study: "optuna.Study", say: 
     queue = Queue(study)
     if not queue.missing():
         return
+    told: set[int] = set()
+    _tell(study, told, say=lambda line: None)  # what was done before is no news
     processes = _start(arguments, jobs)
-    told = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
     try:
         while any(process.poll() is None for process in processes):
             time.sleep(0.5)
@@ -146,13 +148,11 @@ def _start(arguments: list[str], jobs: int) -> list[subprocess.Popen[bytes]]:
 
 def _tell(study: "optuna.Study", told: set[int], say: Callable[[str], None]) -> None:
     """A line for each trial that has finished since the last time."""
-    for attempt in study.get_trials(deepcopy=False):
-        if attempt.state.is_finished() and attempt.number not in told:
-            told.add(attempt.number)
-            now = _read(study)
-            for trial in (*now.trials, *now.noise):
-                if trial.turn == attempt.number:
-                    say(_line(trial, now))
+    now = _read(study)
+    for trial in sorted((*now.trials, *now.noise), key=lambda trial: trial.turn):
+        if trial.turn not in told:
+            told.add(trial.turn)
+            say(_line(trial, now))
 
 
 def _line(trial: Trial, study: Study) -> str:
@@ -171,11 +171,11 @@ def _read(study: "optuna.Study") -> Study:
     for attempt in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
         done.setdefault(attempt.user_attrs["key"], _trial(attempt))
     trials = tuple(done[key] for key in plan.points() if key in done)
-    found = Study(study.study_name, plan, trials, ())
+    found = Study(study.study_name, plan, trials, noise=())
     if not found.ranking:
         return found
     noise = tuple(done[key] for key in plan.noise_keys(str(found.best.number)) if key in done)
-    return Study(study.study_name, plan, trials, noise)
+    return replace(found, noise=noise)
 
 
 def _trial(attempt: "optuna.trial.FrozenTrial") -> Trial:

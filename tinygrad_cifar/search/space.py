@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -114,7 +114,7 @@ class Space:
         turn, block = number // len(self.blocks), self.blocks[self.block_of(number)]
         combinations = _combinations(block)
         rng = np.random.default_rng([seed, number])
-        drawn = {name: v.at(rng.random()) for name, v in block.items() if isinstance(v, Range) and v.points is None}
+        drawn = {name: v.at(rng.random()) for name, v in block.items() if _is_drawn(v)}
         return {name: (drawn | combinations[turn % len(combinations)])[name] for name in block}
 
     def __eq__(self, other: object) -> bool:
@@ -189,7 +189,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _is_drawn(values: Values) -> bool:
+def _is_drawn(values: Values) -> TypeGuard[Range]:
     return isinstance(values, Range) and values.points is None
 
 
