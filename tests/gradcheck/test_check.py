@@ -612,8 +612,9 @@ def test_what_draws_in_its_forward_or_keeps_what_was_given_is_told_so() -> None:
 
     op = own(square, lambda g, out, x: (2 * g * kept["x"],), "square")
     assert check_gradients(lambda: op(SCORES), [SCORES]).ok, "alone it is right"
-    report = check_gradients(lambda: op(op(SCORES)), [SCORES])
-    assert "what another call left behind" in str(report.blame)
+    for entries in ("all", "directions"):
+        report = check_gradients(lambda: op(op(SCORES)), [SCORES], entries=entries)
+        assert "what another call left behind" in report.headline
 
 
 RIGHT = {

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinygrad_cifar.gradcheck.kinks import has_ties
 from tinygrad_cifar.gradcheck.patterns import Wrong, nonlinear, pattern
@@ -38,7 +39,7 @@ def examine(program: Program, step: Step, rng: np.random.Generator, suspects: di
         if text := nonlinear(sides, leaf):
             found.append(Blame(step.op.name, name, text, step.label))
             continue
-        for probes in _probes(alone, leaf, suspects.get(slot), rng):
+        for probes in _probes(alone, leaf, suspects.get(slot, ()), rng):
             findings = sides.examine(leaf, probes)
             if (findings.verdicts == "wrong").any():
                 sure = ~np.isin(findings.verdicts, ["kink", "unresolved"])  # elsewhere "right" is not one number
@@ -49,14 +50,14 @@ def examine(program: Program, step: Step, rng: np.random.Generator, suspects: di
     return found
 
 
-def _probes(program: Program, leaf: int, suspects: Array | None, rng: np.random.Generator) -> Iterator[Probes]:
+def _probes(program: Program, leaf: int, suspects: ArrayLike, rng: np.random.Generator) -> Iterator[Probes]:
     """All entries, or of many some, and directions; where numbers are tied, all of them together."""
     x = program.leaves[leaf]
     if x.size <= ALL:
         yield Entries(np.arange(x.size))
     else:
         some = rng.choice(x.size, SAMPLE, replace=False)
-        yield Entries(np.unique(np.concatenate([some, [] if suspects is None else suspects]).astype(int)))
+        yield Entries(np.union1d(some, suspects).astype(int))
         yield Directions(rng.standard_normal((4, *x.shape)))
     if has_ties(program):
         yield Directions(np.ones((1, *x.shape)))

@@ -120,8 +120,8 @@ def _check(
     for leaf, name in enumerate(program.names):
         found = sides.examine(leaf, probes_for(program.leaves[leaf], entries, rng), bool(local))
         wrong = np.flatnonzero(found.verdicts == "wrong")
-        if len(wrong) and isinstance(found.probes, Entries):
-            suspects[leaf] = found.probes.where[wrong[:100]]
+        if len(wrong):
+            suspects[leaf] = found.probes.where[wrong[:100]] if isinstance(found.probes, Entries) else np.zeros(0, int)
         shown = scaled(found, 1 / weight)
         probe = sides.probe(leaf)
         why = [*reasons.zeros(probe, shown), *reasons.kinks(probe, shown), *reasons.unresolved(probe, shown)]

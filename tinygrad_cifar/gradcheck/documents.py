@@ -15,11 +15,12 @@ from tinygrad_cifar.gradcheck.check import check_gradients
 from tinygrad_cifar.gradcheck.faults import batch_norm_paths, replaced_rule
 from tinygrad_cifar.gradcheck.formula_check import document_names
 from tinygrad_cifar.gradcheck.methods import compare_methods
-from tinygrad_cifar.gradcheck.report import GradientReport
+from tinygrad_cifar.gradcheck.report import measures
+from tinygrad_cifar.gradcheck.tables import markdown
 from tinygrad_cifar.tensor import Array, Tensor
 
-EPS = 1e-12  # where |a| + |n| is smaller, a relative difference is taken to it
 H = 1e-6  # the step of the numeric gradients
+LARGEST = 1e-5  # error that counts as agreement in the second document
 VERDICT_ENTRIES = 200  # of a parameter, where a verdict is given beside the document's own comparison
 
 
@@ -33,10 +34,13 @@ class Table:
     notes: list[str] = field(default_factory=list)
     ok: bool = True
 
+    def column(self, name: str) -> list[str]:
+        """What stands under a name."""
+        return [row[self.columns.index(name)] for row in self.rows]
+
     def to_markdown(self) -> str:
         """Title, table and notes as Markdown."""
-        cells = [self.columns, ("---",) * len(self.columns), *self.rows]
-        table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
+        table = markdown(self.columns, self.rows)
         return "\n".join([f"**{self.title}**", "", *table, *([""] if self.notes else []), *self.notes])
 
     __str__ = to_markdown
@@ -51,7 +55,7 @@ def analytic_central_forward(x: Array, y: Array, lam: float) -> Table:
     nn.init.normal(model[0].bias, 0.01)
     comparison = compare_methods(_cost(model, x, y, lam), document_names(model), h=H)
     rows = []
-    for row in comparison.statistics(EPS):
+    for row in comparison.statistics():
         relative = [f"{1e4 * row[f'relative {what}']:.3f}" for what in ("min", "max", "mean")]
         absolute = [f"{1e6 * row[f'absolute {what}']:.3f}" for what in ("max", "mean")]
         rows.append((row["parameter"][0], row["pair"].replace("-", " vs "), *relative, *absolute))
@@ -69,7 +73,7 @@ def analytic_central_forward(x: Array, y: Array, lam: float) -> Table:
     return Table(f"Analytic, central and forward differences, λ = {lam:g}", columns, rows, notes, largest < 1e-6)
 
 
-def average_errors(x: Array, y: Array, threshold: float = 1e-5) -> Table:
+def average_errors(x: Array, y: Array) -> Table:
     """Two layers, 50 hidden units, weights from N(0, 0.001^2): mean |a - n| / max(|a| + |n|) per parameter.
 
     The document's words, and the figures that it printed for the first two images. The measure divides by the largest
@@ -85,30 +89,32 @@ def average_errors(x: Array, y: Array, threshold: float = 1e-5) -> Table:
     rows, errors = [], []
     for name, (words, published) in printed.items():
         a, n = values[name]["ANL"], values[name]["CDM"]
-        errors.append(_average(a, n))
+        found = measures(a, n)
+        errors.append(found["normed"])
         zeros = f"{100 * np.mean((a == 0) & (n == 0)):.0f} %"
-        figures = (f"{errors[-1]:.3e}", f"{published:.3e}", f"{_max_relative(a, n):.1e}", zeros)
+        figures = (f"{found['normed']:.3e}", f"{published:.3e}", f"{found['max_relative']:.1e}", zeros)
         rows.append((f"Average error on {words}", *figures))
-    ok = max(errors) < threshold
+    ok = max(errors) < LARGEST
     columns = ("", f"error on {len(x)} images", "as printed", "worst entry, relative", "zero on both sides")
-    return Table("Success!!" if ok else f"Failure: above {threshold:g}", columns, rows, ok=ok)
+    return Table("Success!!" if ok else f"Failure: above {LARGEST:g}", columns, rows, ok=ok)
 
 
-def max_relative_difference(x: Array, y: Array, lam: float = 0.01) -> Table:
+def max_relative_difference(x: Array, y: Array) -> Table:
     """Two layers, 20 features, 10 samples: max |a - n| / max(eps, |a| + |n|), which stays below 1e-5."""
     x, y = x[:10, :20], y[:10]
     model = nn.mlp([x.shape[1], 50, 10], dtype=x.dtype)
-    comparison = compare_methods(_cost(model, x, y, lam), document_names(model), h=1e-5)
-    largest = {name: _max_relative(v["ANL"], v["CDM"], 1e-6) for name, v in comparison.values.items()}
-    rows = [(name, f"{value:.3e}", str(value <= 1e-5)) for name, value in largest.items()]
+    comparison = compare_methods(_cost(model, x, y, lam=0.01), document_names(model), h=1e-5)
+    largest = {name: measures(v["ANL"], v["CDM"], 1e-6)["max_relative"] for name, v in comparison.values.items()}
+    rows = [(name, f"{value:.3e}", str(value <= LARGEST)) for name, value in largest.items()]
     title = f"Maximum relative difference, {x.shape[1]} features, {len(x)} samples, ε = 1e-6"
-    return Table(title, ("gradient", "max |gₐ-gₙ|/max(ε,|gₐ|+|gₙ|)", "≤ 1e-5"), rows, ok=max(largest.values()) <= 1e-5)
+    columns = ("gradient", "max |gₐ-gₙ|/max(ε,|gₐ|+|gₙ|)", "≤ 1e-5")
+    return Table(title, columns, rows, ok=max(largest.values()) <= LARGEST)
 
 
-def allclose_without_batch_norm(x: Array, y: Array, depths: tuple[int, ...] = (2, 3, 4)) -> Table:
+def allclose_without_batch_norm(x: Array, y: Array) -> Table:
     """Networks of 2, 3 and 4 layers: whether ``allclose``, with an absolute tolerance of 1e-7, holds throughout."""
     rows = []
-    for depth in depths:
+    for depth in (2, 3, 4):
         model = nn.mlp([x.shape[1], *[50] * (depth - 1), 10], dtype=x.dtype)
         parameters = document_names(model)
         values = compare_methods(_cost(model, x, y), parameters, h=H).values
@@ -157,23 +163,13 @@ def allclose_with_batch_norm(x: Array, y: Array, depth: int = 3, variance_path: 
     for name in names:
         a, n = values[name]["ANL"], values[name]["CDM"]
         own = report.parameters[name]
-        flags = (str(np.allclose(a, n, atol=1e-7)), f"{_max_relative(a, n):.3e}")
+        flags = (str(np.allclose(a, n, atol=1e-7)), f"{measures(a, n)['max_relative']:.3e}")
         printed = PRINTED.get(depth, {}).get(name, "")
         rows.append((f"Layer{name[-1]}", words[name[:-1]], *flags, printed, own.verdict, "; ".join(own.reasons[:1])))
     title = f"Gradients with batch normalisation, {depth} layers, {len(x)} images, atol = 1e-7"
     title += "" if variance_path else ", variance path dropped from the rule"
     columns = ("layer", "gradient", "allclose", "relative error", "as printed", "verdict", "why")
-    return Table(title, columns, rows, [report.headline], _nothing_wrong(report))
-
-
-def flags(table: Table) -> list[str]:
-    """The column of True and False of a table of ``allclose_with_batch_norm``."""
-    return [row[2] for row in table.rows]
-
-
-def printed_flags(table: Table) -> list[str]:
-    """The flags that the document printed for it."""
-    return [row[4].split()[0] for row in table.rows]
+    return Table(title, columns, rows, [report.headline], ok=report.blame is None)
 
 
 def a1(x: Array, y: Array) -> list[Table]:
@@ -203,15 +199,3 @@ def _cost(model: nn.Module, x: Array, y: Array, lam: float = 0.0) -> Callable[[]
         return loss + nn.l2_penalty(model, lam) if lam else loss
 
     return cost
-
-
-def _max_relative(a: Array, n: Array, eps: float = EPS) -> float:
-    return float((np.abs(a - n) / np.maximum(eps, np.abs(a) + np.abs(n))).max(initial=0))
-
-
-def _average(a: Array, n: Array) -> float:
-    return float(np.abs(a - n).mean() / max(EPS, (np.abs(a) + np.abs(n)).max()))
-
-
-def _nothing_wrong(report: GradientReport) -> bool:
-    return report.blame is None and all(p.verdict != "wrong" for p in report.parameters.values())

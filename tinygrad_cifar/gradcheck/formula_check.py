@@ -22,6 +22,7 @@ from tinygrad_cifar.gradcheck.check import check_gradients
 from tinygrad_cifar.gradcheck.faults import FAULTS, replaced_rule
 from tinygrad_cifar.gradcheck.formulas import Convention
 from tinygrad_cifar.gradcheck.report import GradientReport, ParameterReport
+from tinygrad_cifar.gradcheck.tables import lined_up, markdown
 from tinygrad_cifar.operators import OPS
 from tinygrad_cifar.random import preserved
 from tinygrad_cifar.tensor import Array, Tensor
@@ -85,15 +86,14 @@ class FormulaReport:
         return f"your formula is wrong {where}: {self.first.name}: {self.first.term}{above}"
 
     def __str__(self) -> str:
-        rows = [list(COLUMNS), *[v.row() for v in self.parameters.values()]]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([self.headline, "", *lines])
+        return "\n".join([self.headline, "", *lined_up(COLUMNS, self._rows())])
 
     def to_markdown(self) -> str:
         """A Markdown table with the headline above."""
-        rows = [list(COLUMNS), ["---"] * len(COLUMNS), *[v.row() for v in self.parameters.values()]]
-        return "\n".join([f"**{self.headline}**", "", *["| " + " | ".join(row) + " |" for row in rows]])
+        return "\n".join([f"**{self.headline}**", "", *markdown(COLUMNS, self._rows())])
+
+    def _rows(self) -> list[list[str]]:
+        return [v.row() for v in self.parameters.values()]
 
 
 def check_formula(

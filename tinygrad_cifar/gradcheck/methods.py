@@ -11,6 +11,7 @@ from tinygrad_cifar.gradcheck.check import named, probes_for
 from tinygrad_cifar.gradcheck.probe import Probe, Probes
 from tinygrad_cifar.gradcheck.replay import record
 from tinygrad_cifar.gradcheck.state import preserved
+from tinygrad_cifar.gradcheck.tables import markdown
 from tinygrad_cifar.tensor import Array, Tensor
 
 COLUMNS = ("parameter", "pair", "relative min", "relative max", "relative mean", "absolute max", "absolute mean")
@@ -36,7 +37,7 @@ class MethodComparison:
     def to_markdown(self) -> str:
         """The statistics as a Markdown table."""
         cells = [[f"{v:.3e}" if isinstance(v, float) else v for v in row.values()] for row in self.statistics()]
-        return "\n".join("| " + " | ".join(row) + " |" for row in [list(COLUMNS), ["---"] * len(COLUMNS), *cells])
+        return "\n".join(markdown(COLUMNS, cells))
 
     __str__ = to_markdown
 

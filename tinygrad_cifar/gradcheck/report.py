@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_cifar.gradcheck.tables import lined_up, markdown
 from tinygrad_cifar.gradcheck.verdicts import Findings
 from tinygrad_cifar.tensor import Array
 
@@ -82,17 +83,7 @@ class ParameterReport:
         ``mean_absolute`` is mean |a - n|; ``normed`` is that over max(|a| + |n|); ``max_relative`` is the largest
         |a - n| / max(eps, |a| + |n|), ``allclose`` whether all |a - n| <= 1e-7. All are nan where a or n is not finite.
         """
-        if not len(self.analytic):
-            return {"mean_absolute": 0.0, "normed": 0.0, "max_relative": 0.0, "allclose": True}
-        if not np.isfinite([self.analytic, self.numeric]).all():
-            return {"mean_absolute": math.nan, "normed": math.nan, "max_relative": math.nan, "allclose": False}
-        off, size = np.abs(self.analytic - self.numeric), np.abs(self.analytic) + np.abs(self.numeric)
-        return {
-            "mean_absolute": float(off.mean()),
-            "normed": float(off.mean() / size.max()) if size.max() > 0 else 0.0,
-            "max_relative": float((off / np.maximum(eps, size)).max()),
-            "allclose": bool(np.allclose(self.analytic, self.numeric, rtol=0, atol=1e-7)),
-        }
+        return measures(self.analytic, self.numeric, eps)
 
     def row(self) -> list[str]:
         f, m = self.findings, self.metrics()
@@ -122,6 +113,21 @@ class ParameterReport:
         }  # fmt: skip
 
 
+def measures(a: Array, n: Array, eps: float = 1e-12) -> dict[str, Any]:
+    """``ParameterReport.metrics`` of analytic values a and numeric ones n."""
+    if not a.size:
+        return {"mean_absolute": 0.0, "normed": 0.0, "max_relative": 0.0, "allclose": True}
+    if not np.isfinite([a, n]).all():
+        return {"mean_absolute": math.nan, "normed": math.nan, "max_relative": math.nan, "allclose": False}
+    off, size = np.abs(a - n), np.abs(a) + np.abs(n)
+    return {
+        "mean_absolute": float(off.mean()),
+        "normed": float(off.mean() / size.max()) if size.max() > 0 else 0.0,
+        "max_relative": float((off / np.maximum(eps, size)).max()),
+        "allclose": bool(np.allclose(a, n, rtol=0, atol=1e-7)),
+    }
+
+
 def _number(x: Any) -> Any:
     """As JSON knows it, which has no inf and nan."""
     return x if isinstance(x, bool) else float(x) if np.isfinite(x) else str(x)
@@ -142,37 +148,40 @@ class GradientReport:
     @property
     def ok(self) -> bool:
         """Nothing is wrong, and at least one entry proves it."""
-        return not self.faults and not self._count("wrong") and self._count("agree") + self._count("kink") > 0
+        return not self.faults and self.proven > 0
 
     @property
     def blame(self) -> Blame | None:
-        """The first wrong op, in the order in which f computes; None if no op is at fault."""
+        """The first wrong op, in the order in which f computes; None if nothing is wrong."""
         return self.faults[0] if self.faults else None
 
     @property
     def proven(self) -> float:
         """The share of the checked entries that prove something: that agree, or lie between the slopes of a kink."""
-        total = sum(len(p.analytic) for p in self.parameters.values())
-        return (self._count("agree") + self._count("kink")) / max(1, total)
+        proving, total = self._proving()
+        return proving / max(1, total)
 
-    def _count(self, verdict: str) -> int:
-        return sum(p.counts.get(verdict, 0) + (verdict == "wrong" and p.unrecorded) for p in self.parameters.values())
+    def _proving(self) -> tuple[int, int]:
+        """How many of the checked entries prove something, and how many there are."""
+        counts = sum((Counter(p.counts) for p in self.parameters.values()), Counter[str]())
+        return counts["agree"] + counts["kink"], counts.total()
 
     @property
     def headline(self) -> str:
         """One line: the outcome and what it rests on."""
-        total = sum(len(p.analytic) for p in self.parameters.values())
+        proving, total = self._proving()
         share = 100 * (1 - self.proven)
         idle = f"{share:{'.0f' if share >= 1 else '.1g'}} % of {total} entries prove nothing (zero or unresolved)"
         subject = "gradients" if self.order == 1 else "second derivatives"
         if self.blame:
             return f"WRONG {subject}. {self.blame}"
-        if self._count("wrong"):
-            return f"WRONG {subject}: {self._count('wrong')} of {total} entries"
         if not self.ok:
             return f"NOTHING PROVEN about the {subject}: {idle}"
         warning = f", but {idle}" if self.proven < 0.5 else f"; {idle}" if self.proven < 1 else ""
-        return f"{subject} agree in {self._count('agree') + self._count('kink')} of {total} entries{warning}"
+        return f"{subject} agree in {proving} of {total} entries{warning}"
+
+    def _rows(self) -> list[list[str]]:
+        return [p.row() for p in self.parameters.values()]
 
     def _notes(self) -> list[str]:
         notes = [f"{p.name}: {reason}" for p in self.parameters.values() for reason in p.reasons]
@@ -184,18 +193,15 @@ class GradientReport:
         return notes
 
     def __str__(self) -> str:
-        rows = [list(COLUMNS), *[p.row() for p in self.parameters.values()]]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([self.headline, "", *lines, *([""] if self._notes() else []), *self._notes()])
+        notes = self._notes()
+        return "\n".join([self.headline, "", *lined_up(COLUMNS, self._rows()), *([""] if notes else []), *notes])
 
     __repr__ = __str__
 
     def to_markdown(self) -> str:
         """A Markdown table, with the headline above and the reasons below."""
-        rows = [COLUMNS, ["---"] * len(COLUMNS), *[p.row() for p in self.parameters.values()]]
-        table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-        return "\n".join([f"**{self.headline}**", "", *table, "", *[f"- {note}" for note in self._notes()]]).rstrip()
+        notes = [f"- {note}" for note in self._notes()]
+        return "\n".join([f"**{self.headline}**", "", *markdown(COLUMNS, self._rows()), "", *notes]).rstrip()
 
     def to_json(self) -> str:
         """Everything but the single entries, as JSON."""
@@ -212,9 +218,8 @@ class GradientReport:
     def _repr_html_(self) -> str:
         from html import escape
 
-        rows = [[f"<td>{escape(cell)}</td>" for cell in p.row()] for p in self.parameters.values()]
         head = "".join(f"<th>{escape(c)}</th>" for c in COLUMNS)
-        body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in self._rows())
         notes = "".join(f"<li>{escape(note)}</li>" for note in self._notes())
         return f"<p><b>{escape(self.headline)}</b></p><table><tr>{head}</tr>{body}</table><ul>{notes}</ul>"
 
@@ -229,7 +234,7 @@ class GradientReport:
         whole = ("parameter", "verdict", "analytic", "numeric")  # no digit is cut off, in 80 columns either
         columns = [Column(COLUMNS[i], no_wrap=COLUMNS[i] in whole) for i in shown]
         table = Table(*columns, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-        for p in self.parameters.values():
-            table.add_row(*[Text(p.row()[i]) for i in shown], style=colours[p.verdict])
+        for p, row in zip(self.parameters.values(), self._rows(), strict=True):
+            table.add_row(*[Text(row[i]) for i in shown], style=colours[p.verdict])
         title = Text(self.headline, style="bold green" if self.ok else "bold red")
         return Group(title, table, *[Text(note) for note in self._notes()])
