@@ -31,7 +31,7 @@ def examine(program: Program, step: Step, rng: np.random.Generator, suspects: di
     upstream = upstream_for(alone, rng)
     sides = Sides(alone, upstream, rng)
     if sides.raised:
-        name = next((n for i, n in enumerate(alone.names) if _alone_raises(alone, i, upstream)), alone.names[0])
+        name = next((n for i, n in enumerate(alone.names) if _raises(alone, i, upstream)), alone.names[0])
         return [Blame(step.op.name, name, _raised(sides.raised), step.label)]
     slots = [s for s in step.sources if s is not None]
     found = []
@@ -63,16 +63,10 @@ def _probes(program: Program, leaf: int, suspects: ArrayLike, rng: np.random.Gen
         yield Directions(np.ones((1, *x.shape)))
 
 
-def _alone_raises(program: Program, leaf: int, upstream: Array) -> bool:
-    (step,) = program.steps
-    sources = tuple([s if s == leaf else None for s in step.sources])
-    constants = tuple(
-        [c if s is None else program.leaves[s] if s != leaf else None
-         for s, c in zip(step.sources, step.constants, strict=True)]
-    )  # fmt: skip
-    only = Step(step.op, tuple([None if s is None else 0 for s in sources]), constants, step.kwargs, 1, step.label)
+def _raises(program: Program, leaf: int, upstream: Array) -> bool:
+    """Whether the walk fails where the gradient by this leaf alone is wanted."""
     try:
-        Program([""], [program.leaves[leaf]], [only], 1).gradients(upstream)
+        program.gradients(upstream, only=leaf)
     except Exception:
         return True
     return False

@@ -8,6 +8,7 @@ a constant factor, the L2 term, a transposed array, or one of the classic mistak
 import copy
 import inspect
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,9 +22,10 @@ from tinygrad_cifar.errors import ConfigError, ShapeError
 from tinygrad_cifar.gradcheck.check import check_gradients
 from tinygrad_cifar.gradcheck.faults import FAULTS, replaced_rule
 from tinygrad_cifar.gradcheck.formulas import Convention
+from tinygrad_cifar.gradcheck.replay import record
 from tinygrad_cifar.gradcheck.report import GradientReport, ParameterReport
 from tinygrad_cifar.gradcheck.tables import lined_up, markdown
-from tinygrad_cifar.operators import OPS
+from tinygrad_cifar.gradcheck.verdicts import between
 from tinygrad_cifar.random import preserved
 from tinygrad_cifar.tensor import Array, Tensor
 
@@ -46,6 +48,11 @@ class FormulaVerdict:
     error: float = math.nan
 
     @property
+    def yours_wrong(self) -> bool:
+        """Whether the student's gradient is wrong, whatever backpropagation's is."""
+        return self.wrong in ("yours", "both")
+
+    @property
     def verdict(self) -> str:
         return {"": "agree", "both": "both are wrong"}.get(self.wrong, f"{self.wrong} is wrong")
 
@@ -64,12 +71,12 @@ class FormulaReport:
     @property
     def ok(self) -> bool:
         """The student's gradients are right, all of them."""
-        return all(v.wrong not in ("yours", "both") for v in self.parameters.values())
+        return self.first is None
 
     @property
     def first(self) -> FormulaVerdict | None:
         """The first parameter, on the gradient's way from the last layer to the first, for which yours is wrong."""
-        return next((v for v in self.parameters.values() if v.wrong in ("yours", "both")), None)
+        return next((v for v in self.parameters.values() if v.yours_wrong), None)
 
     @property
     def headline(self) -> str:
@@ -81,7 +88,7 @@ class FormulaReport:
         above = "" if layer == deepest else f"; above it, layer{'s' * (deepest - layer > 1)} " + (
             f"{layer + 1} to {deepest} are right" if deepest - layer > 1 else f"{deepest} is right"
         )  # fmt: skip
-        below = [v.wrong in ("yours", "both") for v in self.parameters.values() if _layer(v.name) < layer]
+        below = [v.yours_wrong for v in self.parameters.values() if _layer(v.name) < layer]
         where = f"in layer {layer}" if below and not any(below) else f"from layer {layer} on"
         return f"your formula is wrong {where}: {self.first.name}: {self.first.term}{above}"
 
@@ -159,6 +166,7 @@ class _Case:
             raise ConfigError("check_formula: this network drops units at random, which no formula knows; use .eval().")
         self.parameters = document_names(self.model)
         self.gradients = self.backprop()
+        self.calls = Counter(step.op.name for step in record(self.cost, self.parameters)[0].steps)
         self.classes = next(len(t) for name, t in reversed(self.parameters.items()) if name.startswith("W"))
         self.largest = max(np.abs(g).max(initial=0) for g in self.gradients.values())
 
@@ -207,8 +215,7 @@ def _judge(case: _Case, theirs: Array, report: ParameterReport) -> FormulaVerdic
     yours = f.probes.of((theirs.T if turned else theirs)[None])[0]
     slack = f.error + CLOSE * max(np.abs(f.analytic).max(initial=0), 1e-3 * case.largest, 1e-300)
     outside = np.abs(yours - f.numeric) > slack
-    between = (yours >= np.minimum(f.left, f.right) - slack) & (yours <= np.maximum(f.left, f.right) + slack)
-    outside &= ~((f.verdicts == "kink") & between)
+    outside &= ~((f.verdicts == "kink") & between(yours, f.left, f.right, slack))
     outside |= ~np.isfinite(yours) | turned
     off = np.nan_to_num(np.abs(yours - f.numeric) / slack, nan=np.inf)
     worst = int(np.argmax(np.where(outside == outside.any(), off, -1))) if len(yours) else 0
@@ -223,7 +230,7 @@ def _judge(case: _Case, theirs: Array, report: ParameterReport) -> FormulaVerdic
 
 def _explain(case: _Case, theirs: dict[str, Array], verdicts: dict[str, FormulaVerdict]) -> None:
     """Fill in ``term`` where yours is wrong."""
-    wrong = [v for v in verdicts.values() if v.wrong in ("yours", "both")]
+    wrong = [v for v in verdicts.values() if v.yours_wrong]
     for verdict in wrong:
         verdict.term = _simple(case, verdict.name, theirs[verdict.name])
     terms = {v.term for v in wrong}
@@ -325,27 +332,12 @@ def _equal(a: Array, b: Array, case: _Case) -> bool:
 def _mistaken(case: _Case) -> Iterator[tuple[str, dict[str, Array]]]:
     """What backpropagation would find if it made the mistakes of ``faults``: in every layer, or in one."""
     for op, mistakes in FAULTS.items():
-        count = _calls(case, op)
+        count = case.calls[op]
         for text, rule in mistakes.items():
             for only in [None, *range(count)] if count > 1 else [None] * count:
                 where = "" if only is None else f", in layer {count - only}"
                 with replaced_rule(op, rule, only):
                     yield text + where, case.backprop()
-
-
-def _calls(case: _Case, op: str) -> int:
-    """How often the cost's backward pass goes through an op."""
-    right, calls = OPS[op].rule, 0
-    assert right is not None
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        return right(*args, **kwargs)
-
-    with replaced_rule(op, counted):
-        case.backprop()
-    return calls
 
 
 def _layer(name: str) -> int:

@@ -67,23 +67,21 @@ def overfits(
     losses: list[float] = []
     with preserved(), np.errstate(all="ignore"):
         start = [p.data.copy() for p in parameters]
-        for _ in range(steps):
+        for step in range(steps + 1):
             loss = nn.F.cross_entropy(learner(x), y)
             losses.append(loss.item())
             if losses[-1] < target:
                 return _verdict(True, learner, x, y, losses)
             if not math.isfinite(losses[-1]):
-                return _verdict(False, learner, x, y, losses, f"the loss is {losses[-1]} at step {len(losses) - 1}")
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        losses.append(nn.F.cross_entropy(learner(x), y).item())
+                return _verdict(False, learner, x, y, losses, f"the loss is {losses[-1]} at step {step}")
+            if step < steps:
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
         still = {
             name: _why_still(p, lr) for (name, p), old in zip(_learned(learner), start, strict=True)
             if np.array_equal(p.data, old)
         }  # fmt: skip
-        if losses[-1] < target:
-            return _verdict(True, learner, x, y, losses)
         return _verdict(False, learner, x, y, losses, _reason(learner, x, y, losses, still, lr))
 
 

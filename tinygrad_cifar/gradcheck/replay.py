@@ -104,9 +104,9 @@ class Program:
             values.append(noise(result, step.op.name in LOGARITHMS) if noise else result)
         return values
 
-    def gradients(self, upstream: Array, noise: Noise | None = None) -> list[Array]:
-        """The analytic side: what the ops' rules and the engine's walk make of it, per leaf."""
-        leaves = [Tensor(noise(x) if noise else _frozen(x), requires_grad=True) for x in self.leaves]
+    def gradients(self, upstream: Array, noise: Noise | None = None, only: int | None = None) -> list[Array]:
+        """The analytic side: what the ops' rules and the engine's walk make of it, per leaf, or by one of them."""
+        leaves = [Tensor(noise(x) if noise else _frozen(x), only in (None, i)) for i, x in enumerate(self.leaves)]
         values: list[Any] = list(leaves)
         with enable_grad():
             for step in self.steps:
@@ -119,7 +119,8 @@ class Program:
         if not values[self.out].requires_grad:
             return [np.zeros_like(x) for x in self.leaves]
         values[self.out].register_hook(lambda g: g.data.setflags(write=False))
-        found = grad(values[self.out], leaves, noise(upstream) if noise else upstream, allow_unused=True)
+        wanted = [t for t in leaves if t.requires_grad]
+        found = grad(values[self.out], wanted, noise(upstream) if noise else upstream, allow_unused=True)
         return [g.data for g in found]
 
     def downstream(self, leaf: int) -> list[Step]:

@@ -118,7 +118,7 @@ def _stepped(probe: Probe, probes: Probes, analytic: Array, blur: Array) -> Find
     error = blur + EXACT * np.maximum(size, np.abs(analytic))
     verdicts = _smooth(analytic, blur, right, error)
     kinked = np.abs(left - right) > SAME * size
-    inside = [_between(analytic, left, right, slack) for slack in (SAME * size, error)]
+    inside = [between(analytic, left, right, slack) for slack in (SAME * size, error)]
     verdicts[kinked] = np.select(inside, ["kink", "unresolved"], "wrong")[kinked]
     return Findings(probes, analytic, right, error, left, right, verdicts)
 
@@ -147,7 +147,7 @@ def _climbed(
     verdicts = found.verdicts
     verdicts[same] = _smooth(analytic, blur, found.numeric, found.error)[same]
     kinked = rough & ~same
-    verdicts[kinked] = np.where(_between(analytic, s.left, s.right, gap), "kink", "wrong")[kinked]
+    verdicts[kinked] = np.where(between(analytic, s.left, s.right, gap), "kink", "wrong")[kinked]
     verdicts[~np.isfinite(gap) & rough] = "unresolved"
     return found
 
@@ -204,7 +204,8 @@ def _smooth(analytic: Array, blur: Array, numeric: Array, error: Array) -> Array
     return np.select(cases, ["unresolved", "zero", "agree", "unresolved"], "wrong").astype("<U10")
 
 
-def _between(x: Array, one: Array, other: Array, slack: Array) -> Array:
+def between(x: Array, one: Array, other: Array, slack: Array) -> Array:
+    """Whether x lies between two others, in either order, or off by no more than ``slack``."""
     return (np.minimum(one, other) - slack <= x) & (x <= np.maximum(one, other) + slack)
 
 
