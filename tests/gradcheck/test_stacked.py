@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.gradcheck.cases import BLOCKS, LOSSES, case
-from tinygrad_cifar.gradcheck import stacked
+from tinygrad_cifar.gradcheck import sparse, stacked
 from tinygrad_cifar.gradcheck.probe import Directions, Entries, Probe
 from tinygrad_cifar.gradcheck.replay import record
 from tinygrad_cifar.tensor import Tensor
@@ -53,7 +53,7 @@ def test_an_op_without_a_line_in_the_table_runs_copy_by_copy(monkeypatch: pytest
     entries = Entries(np.arange(value.size))
     with_table = fast.run(entries, 0.01)
     monkeypatch.setattr(stacked, "STACKED", {})
-    monkeypatch.setattr(stacked, "SHORTCUTS", {})
+    monkeypatch.setattr(sparse, "SHORTCUTS", {})
     np.testing.assert_allclose(fast.run(entries, 0.01), with_table, rtol=1e-12)
 
 

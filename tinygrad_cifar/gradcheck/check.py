@@ -88,9 +88,11 @@ def named(wrt: Wrt) -> dict[str, Tensor]:
         )
     else:
         tensors = [wrt] if isinstance(wrt, Tensor) else list(wrt)
-        names = [getattr(t, "name", None) for t in tensors]
-        pairs = [(name if name and names.count(name) == 1 else " ".join([f"[{i}]", *([name] if name else [])]), t)
-                 for i, (name, t) in enumerate(zip(names, tensors, strict=True))]  # fmt: skip
+        names = [getattr(t, "name", None) or "" for t in tensors]
+        pairs = [
+            (name if name and names.count(name) == 1 else f"[{i}] {name}".rstrip(), t)
+            for i, (name, t) in enumerate(zip(names, tensors, strict=True))
+        ]
     if not pairs:
         raise ConfigError("check_gradients: wrt names no tensor that requires a gradient.")
     found: dict[Tensor, str] = {}
@@ -132,9 +134,9 @@ def _check(
         reports[name].reasons = ["f depends on it in a way that was not recorded"]
     if suspects and not local:
         local = [fault for step in program.steps for fault in blame.examine(program, step, rng, suspects)]
-    faults = [*local, *[Blame("not recorded", name, f"{op + ' uses it as a constant: ' if op else ''}{taken} its "
-                              "value out of the graph (.data, .numpy(), .detach(), no_grad())")
-                        for name, op in hidden.items()]]  # fmt: skip
+    out = f"{taken} its value out of the graph (.data, .numpy(), .detach(), no_grad())"
+    uses = {name: f"{op} uses it as a constant: {out}" if op else out for name, op in hidden.items()}
+    faults = [*local, *[Blame("not recorded", name, text) for name, text in uses.items()]]
     if suspects and not faults:
         faults = [Blame("backward", "", f"no op's rule is seen to err alone, but {_why_not_together(sides)}")]
     return GradientReport(reports, faults, result.shape, dtype=str(result.dtype), hooked=native.hooked)

@@ -1,7 +1,7 @@
 """What a wrong gradient looks like: a factor, a sign, a missing term, a transposed or misplaced array."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -153,8 +153,8 @@ def _terms(w: Wrong) -> str | None:
     """Which of the terms of a known formula is missing, or has a wrong factor."""
     axis = w.step.kwargs.get("axis", -1)
     axis = axis if isinstance(axis, int) else -1
-    for formula in FORMULAS if w.first else ():
-        for terms in (formula(w, axis), formula(w, 0)):  # in rows, in columns
+    for along in (axis, 0) if w.first else ():  # in rows, in columns
+        for terms in (_batch_norm_terms(w, along), *_softmax_terms(w, along), _cross_entropy_terms(w, along)):
             if terms and (text := _off(w, {name: w.at(term) for name, term in terms.items()})):
                 return text
     return None
@@ -200,53 +200,27 @@ def _batch_norm_terms(w: Wrong, axis: int, eps: float | None = None) -> Terms:
     }
 
 
-def _entry_by_entry(w: Wrong) -> bool:
-    """Whether the result has an entry for each of the input's, as a softmax has."""
-    return bool(w.shape) and w.out.shape == w.shape
-
-
-def _softmax_terms(w: Wrong, axis: int) -> Terms:
-    if not _entry_by_entry(w):
-        return {}
-    total = (w.upstream * w.out).sum(axis, keepdims=True)
-    return {"direct path": w.out * w.upstream, "path through the sum": -w.out * total}
-
-
-def _softmax_jacobian(w: Wrong, axis: int) -> Terms:
-    """The same, cut otherwise: by the own score and by those of the other classes."""
-    if not _entry_by_entry(w):
-        return {}
-    own = w.out * w.upstream
-    return {"own class": own * (1 - w.out), "cross terms": -w.out * (own.sum(axis, keepdims=True) - own)}
-
-
-def _log_softmax_terms(w: Wrong, axis: int) -> Terms:
-    if not _entry_by_entry(w):
-        return {}
-    return {"direct path": w.upstream, "path through the sum": -np.exp(w.out) * w.upstream.sum(axis, keepdims=True)}
+def _softmax_terms(w: Wrong, axis: int) -> Iterator[Terms]:
+    """Of softmax, by paths and by classes, and of log-softmax: each has a result for every entry of its input."""
+    if w.shape and w.out.shape == w.shape:
+        own = w.out * w.upstream
+        total = own.sum(axis, keepdims=True)
+        yield {"direct path": own, "path through the sum": -w.out * total}
+        yield {"own class": own * (1 - w.out), "cross terms": -w.out * (total - own)}
+        yield {"direct path": w.upstream, "path through the sum": -np.exp(w.out) * w.upstream.sum(axis, keepdims=True)}
 
 
 def _cross_entropy_terms(w: Wrong, axis: int) -> Terms:
+    """Of the mean over samples of -log softmax(z)[label], with classes along the axis."""
     z, (_, labels) = w.inputs[w.step.op.inputs[0]], _labels(w)
-    if (
-        not len(labels)
-        or w.out.shape
-        or z.ndim != 2
-        or len(labels) * z.shape[axis] != z.size
-        or labels.max() >= z.shape[axis]
-    ):
+    if not len(labels) or w.out.shape or z.ndim != 2:
+        return {}
+    if len(labels) * z.shape[axis] != z.size or labels.max() >= z.shape[axis]:
         return {}
     p = np.exp(z - z.max(axis, keepdims=True))
     p /= p.sum(axis, keepdims=True)
     one_hot = np.moveaxis(np.eye(z.shape[axis])[labels], -1, axis)
-    return {
-        "probabilities": p * w.upstream / len(labels), "labels' term": -one_hot * w.upstream / len(labels),
-    }  # fmt: skip
-
-
-FORMULAS: list[Callable[[Wrong, int], Terms]] = [
-    _batch_norm_terms, _softmax_terms, _softmax_jacobian, _log_softmax_terms, _cross_entropy_terms,
-]  # fmt: skip
+    return {"probabilities": p * w.upstream / len(labels), "labels' term": -one_hot * w.upstream / len(labels)}
 
 
 def _without_eps(w: Wrong) -> str | None:

@@ -7,21 +7,17 @@ a ladder of shrinking real steps is extrapolated.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from tinygrad_cifar.gradcheck import numeric, stacked
 from tinygrad_cifar.gradcheck.kinks import margins
 from tinygrad_cifar.gradcheck.numeric import TINY, Slopes
-from tinygrad_cifar.gradcheck.replay import Noise, Program, Step
+from tinygrad_cifar.gradcheck.replay import Program, Step
 from tinygrad_cifar.gradcheck.sparse import SHORTCUTS, Sparse, dense
 from tinygrad_cifar.tensor import Array
 
-REPLICAS = 8  # how often rounding noise is imitated
-FADING = {  # ops whose slopes may become smaller than rounding, without being 0
-    "sigmoid", "tanh", "softplus", "softmax", "softmax_cross_entropy", "binary_cross_entropy_with_logits"
-}  # fmt: skip
 BATCH = 2**16  # numbers in the largest array of a batch of copies: it stays in the cache
 
 
@@ -71,14 +67,6 @@ class Directions:
 
 
 Probes = Entries | Directions
-
-
-class Stop(NamedTuple):
-    """Where a change ends: a step that does not pass it on."""
-
-    step: Step
-    change: list[Array | None]  # of each input of the step, per unit of change; None where it does not change
-    cancels: bool  # parts of the change would be passed on
 
 
 class Probe:
@@ -175,54 +163,6 @@ class Probe:
             self.run(probes, sign * h, watch)
         return found
 
-    def vanishing(self, probes: Probes) -> list[list[Stop]]:
-        """Per probe the steps at which the change ends, on all its ways; empty if it gets through on one."""
-        found: list[list[Stop]] = [[] for _ in range(len(probes))]
-        ended: dict[int, Array] = {}
-        delta: Any = self.tiny * 1j
-        near = 1e-11  # how exactly a change is known, relatively
-        if not self.analytic:  # each probe twice, to the right and to the left
-            near = 1e-8
-            delta = 1e-6 * self.scale * np.repeat([1.0, -1.0], len(probes))
-            probes = probes[np.tile(np.arange(len(probes)), 2)]
-
-        def tangent(x: Array) -> Array:
-            left, right = x[len(found) :], x[: len(found)]
-            return right.imag / self.tiny if self.analytic else (right - left) / (2e-6 * self.scale)
-
-        def watch(step: Step, arguments: list[Any], flags: list[bool], out: Any) -> None:
-            stacks = [dense(a) if f else None for a, f in zip(arguments, flags, strict=True)]
-            before = [None if x is None else tangent(x) for x in stacks]
-            size = np.zeros(len(found))
-            for t, source in zip(before, step.sources, strict=True):
-                if t is not None and source is not None:
-                    size = np.maximum(size, _largest(t) * ~ended.get(source, np.zeros(len(found), bool)))
-            after = _largest(tangent(dense(out)))
-            gone = (after <= near * size) & (size > 0)
-            if gone.any():
-                part = _largest(tangent(self._uneven(step, stacks, arguments)))
-                fading = step.op.name in FADING or not stacked.is_built_in(step)
-                passed = part > (near * size if fading else 0)
-                gone &= ~passed | (after <= near * part)
-                for k in np.flatnonzero(gone):
-                    change = [None if t is None else t[k] for t in before]
-                    found[k].append(Stop(step, change, bool(passed[k])))
-            ended[step.slot] = gone | (size == 0)
-
-        self.run(probes, delta, watch)
-        through = ~ended[self.program.out] if self.program.out in ended else np.ones(len(found), bool)
-        return [[] if t else stops for t, stops in zip(through, found, strict=True)]
-
-    def _uneven(self, step: Step, stacks: list[Array | None], arguments: list[Any]) -> Array:
-        """The step's result where each entry of its inputs changes by another multiple: nothing cancels there."""
-        rng = np.random.default_rng(0)
-        mixed, bases = list(arguments), step.arguments(self.program.values)
-        for i, (x, base) in enumerate(zip(stacks, bases, strict=True)):
-            if x is not None:
-                mixed[i] = base + (x - base) * rng.uniform(1, 2, np.shape(base))
-        flags = [x is not None for x in stacks]
-        return np.asarray(stacked.forward(step, mixed, flags, self.program.values[step.slot]))
-
     def _flipped(self, step: Step, arguments: list[Any], flags: list[bool]) -> Array:
         """Per copy and unit, whether it is on another side of its kink than at the unchanged values."""
         found = margins(step, [dense(a) for a in arguments], flags)
@@ -243,15 +183,3 @@ class Probe:
 
     def _sum(self, results: Array) -> Array:
         return results.reshape(len(results), -1).sum(1)
-
-
-def _largest(changes: Array) -> Array:
-    """The size of each copy's change."""
-    return np.abs(changes).reshape(len(changes), -1).max(1, initial=0)
-
-
-def rounding(program: Program, rng: np.random.Generator) -> Array:
-    """How far rounding can move each entry of the program's result: the largest move in several imitations."""
-    exact = program.values[program.out]
-    noisy = [program.run(noise=Noise(rng))[program.out] for _ in range(REPLICAS)]
-    return np.max([np.abs(x - exact) for x in noisy], axis=0)

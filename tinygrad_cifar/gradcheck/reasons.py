@@ -1,11 +1,14 @@
 """Why an entry is what its verdict says: the op that stops a change, the unit that flips, what would resolve it."""
 
 from collections import Counter
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinygrad_cifar.gradcheck.probe import Probe, Stop
+from tinygrad_cifar.gradcheck import stacked
+from tinygrad_cifar.gradcheck.probe import Probe, Probes
 from tinygrad_cifar.gradcheck.replay import Step
+from tinygrad_cifar.gradcheck.sparse import dense
 from tinygrad_cifar.gradcheck.verdicts import Findings
 from tinygrad_cifar.tensor import Array
 
@@ -28,8 +31,17 @@ STOPS = {  # each is about what the change arrives at, not about the whole of th
     "maximum": "not the larger", "minimum": "not the smaller",
     "select": "not selected", "getitem": "not selected",
 }  # fmt: skip
+FADING = {op for op, text in STOPS.items() if text.startswith("saturated")}  # slopes below rounding are not yet 0
 LAYERS = {"linear", "batch_norm"}  # their rows are samples, and their columns units
 SHIFTS = {"softmax", "log_softmax", "softmax_cross_entropy"}
+
+
+class Stop(NamedTuple):
+    """Where a change ends: a step that does not pass it on."""
+
+    step: Step
+    change: list[Array | None]  # of each input of the step, per unit of change; None where it does not change
+    cancels: bool  # parts of the change would be passed on
 
 
 def zeros(probe: Probe, found: Findings) -> list[str]:
@@ -42,9 +54,61 @@ def zeros(probe: Probe, found: Findings) -> list[str]:
     some = where[np.linspace(0, len(where) - 1, min(len(where), LOOKED_AT)).astype(int)]
     reasons: Counter[str] = Counter()
     for batch in probe.batches(found.probes[some]):
-        reasons.update(_ends(probe, stops) for stops in probe.vanishing(found.probes[some[batch]]))
+        reasons.update(_ends(probe, stops) for stops in _vanishing(probe, found.probes[some[batch]]))
     share = "" if len(some) == len(where) else f" of {len(some)} looked at"
     return [f"{n}{share} × {reason}" for reason, n in reasons.most_common()]
+
+
+def _vanishing(probe: Probe, probes: Probes) -> list[list[Stop]]:
+    """Per probe the steps at which the change ends, on all its ways; empty if it gets through on one."""
+    found: list[list[Stop]] = [[] for _ in range(len(probes))]
+    ended = {probe.leaf: np.zeros(len(probes), bool)}  # of each slot that changes
+    delta: Any = probe.tiny * 1j
+    near = 1e-11  # how exactly a change is known, relatively
+    if not probe.analytic:  # each probe twice, to the right and to the left
+        near = 1e-8
+        delta = 1e-6 * probe.scale * np.repeat([1.0, -1.0], len(probes))
+        probes = probes[np.tile(np.arange(len(probes)), 2)]
+
+    def tangent(x: Array) -> Array:
+        left, right = x[len(found) :], x[: len(found)]
+        return right.imag / probe.tiny if probe.analytic else (right - left) / (2e-6 * probe.scale)
+
+    def watch(step: Step, arguments: list[Any], flags: list[bool], out: Any) -> None:
+        stacks = [dense(a) if f else None for a, f in zip(arguments, flags, strict=True)]
+        before = [None if x is None else tangent(x) for x in stacks]
+        reached = [(t, s) for t, s in zip(before, step.sources, strict=True) if t is not None and s is not None]
+        size = np.max([_largest(t) * ~ended[s] for t, s in reached], axis=0)
+        after = _largest(tangent(dense(out)))
+        gone = (after <= near * size) & (size > 0)
+        if gone.any():
+            part = _largest(tangent(_uneven(probe, step, stacks)))
+            fading = step.op.name in FADING or not stacked.is_built_in(step)
+            passed = part > (near * size if fading else 0)
+            gone &= ~passed | (after <= near * part)
+            for k in np.flatnonzero(gone):
+                change = [None if t is None else t[k] for t in before]
+                found[k].append(Stop(step, change, bool(passed[k])))
+        ended[step.slot] = gone | (size == 0)
+
+    probe.run(probes, delta, watch)
+    return [stops if lost else [] for lost, stops in zip(ended[probe.program.out], found, strict=True)]
+
+
+def _uneven(probe: Probe, step: Step, stacks: list[Array | None]) -> Array:
+    """The step's result where each entry of its inputs changes by another multiple: nothing cancels there."""
+    rng = np.random.default_rng(0)
+    mixed = [
+        base if x is None else base + (x - base) * rng.uniform(1, 2, np.shape(base))
+        for x, base in zip(stacks, step.arguments(probe.program.values), strict=True)
+    ]
+    flags = [x is not None for x in stacks]
+    return np.asarray(stacked.forward(step, mixed, flags, probe.program.values[step.slot]))
+
+
+def _largest(changes: Array) -> Array:
+    """The size of each copy's change."""
+    return np.abs(changes).reshape(len(changes), -1).max(1, initial=0)
 
 
 def _ends(probe: Probe, stops: list[Stop]) -> str:

@@ -40,16 +40,7 @@ def _changed(base: Array, dtype: Any, count: int) -> Array:
     return stack
 
 
-def _single(arguments: list[Any]) -> int | None:
-    """Which argument is the sparse one, if it is the only stacked one."""
-    stacked = [i for i, a in enumerate(arguments) if isinstance(a, Sparse)]
-    return stacked[0] if len(stacked) == 1 else None
-
-
-def _linear(step: Step, arguments: list[Any], base: Array) -> Array | None:
-    which = _single(arguments)
-    if which is None:
-        return None
+def _linear(step: Step, arguments: list[Any], which: int, base: Array) -> Array | None:
     change = arguments[which]
     out = _changed(base, change.delta.dtype, len(change.where))
     flat = out.reshape(len(out), -1, base.shape[-1])
@@ -64,50 +55,42 @@ def _linear(step: Step, arguments: list[Any], base: Array) -> Array | None:
     return out
 
 
-def _matmul(step: Step, arguments: list[Any], base: Array) -> Array | None:
-    a, b = arguments
-    which = _single(arguments)
-    if which is None:
-        return None
-    change = arguments[which]
-    other = arguments[1 - which]
+def _matmul(step: Step, arguments: list[Any], which: int, base: Array) -> Array | None:
+    change, other = arguments[which], arguments[1 - which]
     if change.base.ndim != 2 or other.ndim != 2:
         return None
     out = _changed(base, change.delta.dtype, len(change.where))
     copies = np.arange(len(out))
     row, column = np.divmod(change.where, change.base.shape[1])
     if which == 0:
-        out[copies, row] += change.delta[:, None] * b[column]
+        out[copies, row] += change.delta[:, None] * other[column]
     else:
-        out[copies, :, column] += change.delta[:, None] * a.T[row]
+        out[copies, :, column] += change.delta[:, None] * other.T[row]
     return out
 
 
-def _transpose(step: Step, arguments: list[Any], base: Array) -> Sparse | None:
-    (change,) = arguments
+def _transpose(step: Step, arguments: list[Any], which: int, base: Array) -> Sparse | None:
+    change = arguments[which]
     if change.base.ndim != 2 or step.kwargs.get("axes") not in (None, (1, 0)):
         return None
     row, column = np.divmod(change.where, change.base.shape[1])
     return Sparse(base, column * len(change.base) + row, change.delta)
 
 
-def _l2_penalty(step: Step, arguments: list[Any], base: Array) -> Array | None:
-    which = _single(arguments)
-    if which is None:
-        return None
+def _l2_penalty(step: Step, arguments: list[Any], which: int, base: Array) -> Array | None:
     change = arguments[which]
     entry = change.base.ravel()[change.where]
     return base + step.kwargs["coefficient"] * change.delta * (2 * entry + change.delta)
 
 
-def _sum(step: Step, arguments: list[Any], base: Array) -> Array | None:
-    (change,) = arguments
+def _sum(step: Step, arguments: list[Any], which: int, base: Array) -> Array | None:
+    change = arguments[which]
     return base + change.delta if base.ndim == 0 else None
 
 
-def _elementwise(step: Step, arguments: list[Any], base: Array) -> Sparse | None:
-    """Entry by entry, where all operands have one shape or are scalars."""
-    change = next(a for a in arguments if isinstance(a, Sparse))
+def _elementwise(step: Step, arguments: list[Any], which: int, base: Array) -> Sparse | None:
+    """Entry by entry, where all operands have one shape or are scalars; several may be sparse."""
+    change = arguments[which]
     entries = []
     for a in arguments:
         if isinstance(a, Sparse):
@@ -121,7 +104,7 @@ def _elementwise(step: Step, arguments: list[Any], base: Array) -> Sparse | None
     return Sparse(base, change.where, step.forward(entries) - base.ravel()[change.where])
 
 
-SHORTCUTS: dict[str, Callable[[Step, list[Any], Array], Any]] = {
+SHORTCUTS: dict[str, Callable[[Step, list[Any], int, Array], Any]] = {
     "linear": _linear,
     "matmul": _matmul,
     "transpose": _transpose,
@@ -129,3 +112,12 @@ SHORTCUTS: dict[str, Callable[[Step, list[Any], Array], Any]] = {
     "sum": _sum,
     **dict.fromkeys(["add", "subtract", "multiply", "divide", "negative", "power", "exp", "log", "sqrt"], _elementwise),
 }
+
+
+def shortcut(step: Step, arguments: list[Any], base: Array) -> Any:
+    """A step's result where all that changes is Sparse: Sparse again, or full copies; None if there is no short way."""
+    way = SHORTCUTS.get(step.op.name)
+    changed = [i for i, a in enumerate(arguments) if isinstance(a, Sparse)]
+    if way is None or (len(changed) > 1 and way is not _elementwise):
+        return None
+    return way(step, arguments, changed[0], base)

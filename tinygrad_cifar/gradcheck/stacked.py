@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_cifar.gradcheck.replay import Program, Step
-from tinygrad_cifar.gradcheck.sparse import SHORTCUTS, Sparse, dense
+from tinygrad_cifar.gradcheck.sparse import Sparse, dense, shortcut
 from tinygrad_cifar.gradcheck.ways import STACKED
 from tinygrad_cifar.operators import OPS
 from tinygrad_cifar.tensor import Array
@@ -48,9 +48,7 @@ def forward(step: Step, arguments: list[Any], flags: list[bool], base: Array) ->
     known = is_built_in(step)
     if any(isinstance(a, Sparse) for a in arguments):
         pure = all(isinstance(a, Sparse) for a, stacked in zip(arguments, flags, strict=True) if stacked)
-        shortcut = SHORTCUTS.get(step.op.name) if known and pure else None
-        result = shortcut(step, arguments, base) if shortcut else None
-        if result is not None:
+        if known and pure and (result := shortcut(step, arguments, base)) is not None:
             return result
         arguments = [dense(a) for a in arguments]
     way = STACKED.get(step.op.name) if known else None

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from tinygrad_cifar.gradcheck.kinks import has_ties
-from tinygrad_cifar.gradcheck.probe import REPLICAS, Directions, Probe, Probes, rounding
+from tinygrad_cifar.gradcheck.probe import Directions, Probe, Probes
 from tinygrad_cifar.gradcheck.replay import Noise, Program
 from tinygrad_cifar.tensor import Array
 
+REPLICAS = 8  # how often rounding noise is imitated
 NARROW = 1e-3  # an error bar of at most this share of the value tells something
 EXACT = 2.0**-43  # rounding of a complex step relative to its value
 UNDERFLOW = 1e-230  # float64 ends at 1e-308, and a complex step is 1e-60
@@ -45,7 +46,7 @@ class Sides:
 
     def __init__(self, program: Program, upstream: Array, rng: np.random.Generator):
         self.program, self.upstream = program, upstream
-        self.noise = rounding(program, rng)
+        self.noise = _rounding(program, rng)
         self.raised = ""
         try:
             first, again = program.gradients(upstream), program.gradients(upstream)
@@ -90,6 +91,13 @@ class Sides:
             if np.mean(found.verdicts[some] == "wrong") > 0.9:
                 break  # nothing to rescue: the complex steps were right about the others, too
         return _excused(probe, found, faulty)
+
+
+def _rounding(program: Program, rng: np.random.Generator) -> Array:
+    """How far rounding can move each entry of the program's result: the largest move in several imitations."""
+    exact = program.values[program.out]
+    noisy = [program.run(noise=Noise(rng))[program.out] for _ in range(REPLICAS)]
+    return np.max([np.abs(x - exact) for x in noisy], axis=0)
 
 
 def _blur(runs: Array) -> Array:
