@@ -1,16 +1,20 @@
 """The recipes as they are declared, without running them."""
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 
 from tinygrad_cifar.errors import ConfigError
-from tinygrad_cifar.recipes import DOCUMENTS, Recipe, listing, select
+from tinygrad_cifar.recipes import DOCUMENTS, Group, Recipe, listing, select
 from tinygrad_cifar.recipes.recipe import quick, work
 from tinygrad_cifar.recipes.shows import _name
-from tinygrad_cifar.recipes.store import Task
+from tinygrad_cifar.recipes.store import Run, Task
+from tinygrad_cifar.search import Plan, Study, Trial
+from tinygrad_cifar.train import Epoch, History
 
-RECIPES = {f"{d.name}.{r.name}": r for d in DOCUMENTS.values() for r in d.recipes}
+RECIPES = {document.full_name(recipe): recipe for document in DOCUMENTS.values() for recipe in document.recipes}
 EXPERIMENTS = {0: 11, 1: 13, 2: 6, 3: 8, 4: 4}  # how many each document has
 
 
@@ -67,6 +71,36 @@ def test_quick_keeps_the_cycles(name: str) -> None:
             small = quick(RECIPES[name]).settings[label].config
             steps = (small.epochs or 0) * ((small.subset or 0) // small.batch_size)
             assert steps / (2 * (small.n_s or 0)) == pytest.approx(setting.config.cycles or 0, rel=0.5)
+
+
+@pytest.fixture
+def pretended(tmp_path: Path) -> Run:
+    """A run of 50 epochs, as it lies in a store."""
+    results = {"failed": "", "final": {split: {"accuracy": 0.4} for split in ("train", "val", "test")}, "trials": [0.4]}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    history = History(Epoch(n, n, 0.1, 2 / n, 2 / n, 0.4, 2.0, 2.0, 0.4, 1.0) for n in range(1, 51))
+    (tmp_path / "history.csv").write_text(history.to_csv())
+    (tmp_path / "test.csv").write_text("epoch,loss,accuracy\n50,2.0,0.4\n")
+    return Run(tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.claims])
+def test_every_claim_can_be_judged(name: str, pretended: Run) -> None:
+    recipe = RECIPES[name]
+    results = {label: Group([pretended]) for label in (*recipe.settings, *recipe.in_turn)}
+    for claim in recipe.claims:
+        assert claim.holds(results) in (True, False), claim.text
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.search and recipe.search.claims])
+def test_every_claim_of_a_search_can_be_judged(name: str) -> None:
+    search = RECIPES[name].search
+    assert search
+    points = [search.space.point(number, 0) for number in range(search.trials)]
+    trials = tuple(Trial(i, i, point, i, "complete", (0.4,), 0.5, 1.0) for i, point in enumerate(points))
+    study = Study("pretended", Plan(search.space, search.config, search.trials), trials, ())
+    for text, holds in search.claims.items():
+        assert holds(study) in (True, False), text
 
 
 def test_select() -> None:
