@@ -1,18 +1,22 @@
 """Searches from beginning to end, through the Python API and the command line."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+pytest.importorskip("optuna", reason="needs Optuna: pip install 'tinygrad-cifar[search]'")
+
+import optuna
+
 from tests.conftest import Shell
 from tinygrad_cifar import cli
 from tinygrad_cifar.data import Cifar10
 from tinygrad_cifar.errors import ConfigError, SearchError
 from tinygrad_cifar.search import Range, Space, farm, load, search
+from tinygrad_cifar.search.storage import open_storage
 from tinygrad_cifar.train import Config
 
 SMALL = Config(hidden=(8,), epochs=2, batch_size=50, split="all-200", synthetic=True)
@@ -26,12 +30,7 @@ def _small_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Cifar10) 
     monkeypatch.setattr(farm, "COMMAND", [sys.executable, str(Path(__file__).with_name("tiny_worker.py"))])
 
 
-def needs_optuna() -> None:
-    pytest.importorskip("optuna", reason="needs Optuna: pip install 'tinygrad-cifar[search]'")
-
-
 def test_two_processes_fulfil_a_plan_and_say_what_they_do() -> None:
-    needs_optuna()
     lines: list[str] = []
     space = Space({"lr": Range(1e-3, 1e-1), "lam": [0.0, 1e-4]})
     study = search(space, SMALL, 6, storage="s.journal", jobs=2, noise_seeds=2, say=lines.append)
@@ -48,7 +47,6 @@ def test_two_processes_fulfil_a_plan_and_say_what_they_do() -> None:
 
 
 def test_a_failing_process_ends_the_search_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    needs_optuna()
     monkeypatch.setattr(farm, "COMMAND", [sys.executable, "-c", "raise SystemExit(3)"])
     with pytest.raises(SearchError, match="exit code 3"):
         search({"lr": [0.1]}, SMALL, storage="s.db")
@@ -66,14 +64,12 @@ def test_a_failing_process_ends_the_search_with_an_error(monkeypatch: pytest.Mon
 def test_every_trial_is_checked_before_the_first_one_begins(
     arguments: tuple[object, ...], error: type[Exception], message: str
 ) -> None:
-    needs_optuna()
     with pytest.raises(error, match=message):
         search(*arguments, storage="s.db")  # type: ignore[arg-type]
     assert not Path("s.db").exists()
 
 
 def test_storages_that_cannot_be_had_are_explained() -> None:
-    needs_optuna()
     with pytest.raises(SearchError, match="cannot be opened"):
         load("s", "no/such/folder/s.db")
     with pytest.raises(SearchError, match="cannot be opened"):
@@ -86,25 +82,18 @@ def test_storages_that_cannot_be_had_are_explained() -> None:
 
 
 def test_a_storage_that_cannot_be_written_is_explained() -> None:
-    needs_optuna()
     search({"lr": [0.1]}, SMALL, storage="s.db")
     with pytest.raises(SearchError, match=r"the storage sqlite:.* failed: .*readonly"):
         search({"lr": [0.1]}, SMALL, noise_seeds=2, storage="sqlite:///file:s.db?mode=ro&uri=true")
 
 
 def test_a_damaged_journal_is_explained() -> None:
-    needs_optuna()
     Path("s.journal").write_text('{"op_code": \n')
     with pytest.raises(SearchError, match=r"the storage s\.journal (failed|cannot be opened)"):
         search({"lr": [0.1]}, SMALL, storage="s.journal")
 
 
 def test_a_study_of_another_program_is_left_alone() -> None:
-    needs_optuna()
-    import optuna
-
-    from tinygrad_cifar.search.storage import open_storage
-
     theirs = optuna.create_study(study_name="search", storage=open_storage("s.db"))
     theirs.add_trial(optuna.create_trial(value=1.0))
     for ask in (lambda: load("search", "s.db"), lambda: search({"lr": [0.1]}, SMALL, storage="s.db")):
@@ -120,25 +109,10 @@ def test_ctrl_c_while_a_process_begins_is_no_traceback(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stderr) == (130, b"")
 
 
-def test_without_optuna_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(farm, "find_spec", lambda name: None)
-    with pytest.raises(SearchError, match=re.escape("pip install 'tinygrad-cifar[search]'")):
-        search({"lr": [0.1]}, SMALL)
-    with pytest.raises(SearchError, match="Optuna"):
-        load()
-
-
-def test_importing_the_room_does_not_import_optuna() -> None:
-    program = "import sys, tinygrad_cifar.search; sys.exit('optuna' in sys.modules)"
-    root = str(Path(__file__).parents[2])
-    assert subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": root}).returncode == 0
-
-
 SETTINGS = ("--synthetic", "--split", "all-200", "--hidden", "8")
 
 
 def test_coarse_then_fine_on_the_command_line(shell: Shell) -> None:
-    needs_optuna()
     varied = ("--vary", "lr=log:1e-3:1e-1", "--vary", "lam=0,1e-4", "--trials", "4", "--noise-seeds", "2")
     code, out, _ = shell(
         "search", *SETTINGS, "--batch-size", "50", "--epochs", "1", *varied, "--storage", "s.journal", "--narrow"
@@ -150,10 +124,3 @@ def test_coarse_then_fine_on_the_command_line(shell: Shell) -> None:
     assert "SYNTHETIC DATA" in out
     assert Path("search.png").exists()
     assert Path("search-fine.png").exists()
-
-
-def test_the_range_test_on_the_command_line(shell: Shell) -> None:
-    code, out, _ = shell("search", *SETTINGS, "--batch-size", "10", "--range-test")
-    assert code == 0
-    assert "learning begins at" in out
-    assert Path("range_test.png").exists()

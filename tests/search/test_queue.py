@@ -1,10 +1,10 @@
 """The two rules of the queue, one process after the other, with the clock in our hands."""
-# ruff: noqa: E402 - without Optuna nothing more can be imported
 
 import pytest
 
-optuna = pytest.importorskip("optuna", reason="needs Optuna: pip install 'tinygrad-cifar[search]'")
+pytest.importorskip("optuna", reason="needs Optuna: pip install 'tinygrad-cifar[search]'")
 
+import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
@@ -22,20 +22,20 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.fixture
-def study() -> "optuna.Study":
+def study() -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")
     study.set_user_attr("plan", Plan(Space({"lam": Range(1e-6, 1e-2)}), Config(), 2).to_json())
     return study
 
 
-def taken(queue: Queue) -> "optuna.Trial":
+def taken(queue: Queue) -> optuna.Trial:
     trial = queue.take()
     assert trial is not None
     return trial
 
 
-def test_each_key_is_handed_out_once(study: "optuna.Study") -> None:
+def test_each_key_is_handed_out_once(study: optuna.Study) -> None:
     one, two = Queue(study), Queue(study)
     trials = [taken(one), taken(two)]
     assert {trial.user_attrs["key"] for trial in trials} == {"0", "1"}
@@ -46,7 +46,7 @@ def test_each_key_is_handed_out_once(study: "optuna.Study") -> None:
     assert one.missing() == []
 
 
-def test_a_trial_whose_beat_has_stopped_is_done_by_another_process(study: "optuna.Study", clock: list[float]) -> None:
+def test_a_trial_whose_beat_has_stopped_is_done_by_another_process(study: optuna.Study, clock: list[float]) -> None:
     killed = taken(Queue(study))
     other = Queue(study, patience=30)
     first = taken(other)
@@ -68,13 +68,13 @@ def test_a_trial_whose_beat_has_stopped_is_done_by_another_process(study: "optun
     assert [t.value for t in study.trials if t.state is TrialState.COMPLETE] == [0.6, 0.5]
 
 
-def test_a_younger_attempt_gives_way(study: "optuna.Study", monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_younger_attempt_gives_way(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes that looked at the same time both add an attempt at the same key."""
     slow, quick = Queue(study), Queue(study)
     add = study.add_trial
     between: list[optuna.Trial] = []
 
-    def add_later(attempt: "optuna.trial.FrozenTrial") -> None:
+    def add_later(attempt: optuna.trial.FrozenTrial) -> None:
         monkeypatch.setattr(study, "add_trial", add)
         between.append(taken(quick))
         add(attempt)
@@ -86,7 +86,7 @@ def test_a_younger_attempt_gives_way(study: "optuna.Study", monkeypatch: pytest.
     assert taken(slow).user_attrs["key"] != between[0].user_attrs["key"]
 
 
-def test_a_trial_that_was_given_up_is_handed_out_again(study: "optuna.Study") -> None:
+def test_a_trial_that_was_given_up_is_handed_out_again(study: optuna.Study) -> None:
     queue = Queue(study)
     trial = taken(queue)
     queue.fail(trial.number)
@@ -95,7 +95,7 @@ def test_a_trial_that_was_given_up_is_handed_out_again(study: "optuna.Study") ->
     assert keys == {"0", "1"}
 
 
-def test_a_beat_is_kept_while_a_trial_is_at_work(study: "optuna.Study") -> None:
+def test_a_beat_is_kept_while_a_trial_is_at_work(study: optuna.Study) -> None:
     queue = Queue(study, patience=0.06)
     trial = taken(queue)
     with queue.beating(trial):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conftest import Shell
 from tinygrad_cifar import nn, optim, random
 from tinygrad_cifar.data import Batches, Cifar10, Standardiser
 from tinygrad_cifar.errors import SearchError
@@ -71,3 +72,11 @@ def test_too_few_steps_are_refused(tiny: Cifar10) -> None:
     next(iter(trainer.model.parameters())).data[:] = np.nan
     with pytest.raises(SearchError, match="not finite at the lowest rate"):
         range_test(trainer, train, steps=20)
+
+
+def test_on_the_command_line(shell: Shell) -> None:
+    settings = ("--synthetic", "--split", "all-200", "--hidden", "8", "--batch-size", "10")
+    code, out, _ = shell("search", *settings, "--range-test")
+    assert code == 0
+    assert "learning begins at" in out
+    assert Path("range_test.png").exists()

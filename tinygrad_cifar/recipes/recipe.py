@@ -154,11 +154,11 @@ def without_document(recipe: Recipe) -> Recipe:
     return replace(recipe, settings=settings, search=search, claims=())
 
 
-def quickened(config: Config, images: int = 1000) -> Config:
-    """Fewer images and a tenth of the epochs; the cycles stay."""
+def quickened(config: Config) -> Config:
+    """At most 1,000 images and a tenth of the epochs; the cycles stay."""
     full = config.resolved(_images(config))
     epochs = max(2, (full.epochs or 0) // 10)
-    small = full.with_settings(subset=min(images, _images(config)), epochs=epochs)
+    small = full.with_settings(subset=min(1000, _images(config)), epochs=epochs)
     if full.schedule != "triangular":
         return small
     cycles = max(1, round((full.epochs or 0) * (_images(config) // full.batch_size) / (2 * (full.n_s or 1))))

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tinygrad_cifar.viz.curves import SPLITS
 from tinygrad_cifar.viz.figure import BLUE, INK, VERMILION, Picture, dress
 
 PALETTE = (BLUE, VERMILION, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # of Okabe & Ito
@@ -52,9 +53,9 @@ def loss_panels(runs: Mapping[str, Curves], columns: int) -> Picture:
     picture = Picture(6.2 * columns, 3.2 * rows)
     panels = picture.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     for axes, (label, curves) in zip(panels, runs.items(), strict=False):
-        for split, colour, dash in (("train", BLUE, "-"), ("val", VERMILION, "--")):
+        for split, name, colour, dash in SPLITS:
             values = curves[f"{split}_loss"]
-            axes.plot(np.arange(1, len(values) + 1), values, dash, color=colour, label=f"{TITLES[split]} loss")
+            axes.plot(np.arange(1, len(values) + 1), values, dash, color=colour, label=f"{name} loss")
         dress(axes, label, "epoch", 13)
     for axes in panels[len(runs) :]:
         axes.set_visible(False)

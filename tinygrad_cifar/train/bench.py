@@ -15,6 +15,7 @@ from tinygrad_cifar.train.build import build_model, build_trainer
 from tinygrad_cifar.train.config import Config
 
 ROUNDS = 7
+SECONDS = 0.1  # of a program in a round
 PRODUCTS = "matrix products"
 
 
@@ -46,11 +47,11 @@ class Bench:
         return "\n".join(rows)
 
 
-def bench(config: Config, seconds: float = 0.1) -> Bench:
+def bench(config: Config) -> Bench:
     """Time the ``Trainer``'s step for ``config``: forward, backward, penalty, update; data and schedule left out.
 
-    The programs take turns, ``seconds`` each, seven times; what counts is the median. Images are standard normal
-    noise and the learning rate is 0, so that the weights stay what they were: speed depends on neither.
+    The programs take turns, a tenth of a second each, seven times; what counts is the median. Images are standard
+    normal noise and the learning rate is 0, so that the weights stay what they were: speed depends on neither.
     """
     random.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
@@ -69,7 +70,7 @@ def bench(config: Config, seconds: float = 0.1) -> Bench:
     times: dict[str, list[float]] = {name: [] for name in programs}
     programs["eager"]()  # what this loads, as numba for Adam, is not the recording's
     recording = _timed(programs["compiled"], 2)
-    counts = {name: _repeats(program, seconds) for name, program in programs.items()}
+    counts = {name: _repeats(program) for name, program in programs.items()}
     for _ in range(ROUNDS):
         for name, program in programs.items():
             times[name].append(_timed(program, counts[name]) / counts[name])
@@ -116,9 +117,9 @@ def _timed(program: Callable[[], object], count: int) -> float:
     return time.perf_counter() - begin
 
 
-def _repeats(program: Callable[[], object], seconds: float) -> int:
-    """How many runs take about ``seconds``; finding out is the warm-up."""
+def _repeats(program: Callable[[], object]) -> int:
+    """How many runs take about ``SECONDS``; finding out is the warm-up."""
     count = 4
-    while (spent := _timed(program, count)) < seconds / 2:
+    while (spent := _timed(program, count)) < SECONDS / 2:
         count *= 2
-    return max(1, round(count * seconds / spent))
+    return max(1, round(count * SECONDS / spent))

@@ -16,6 +16,7 @@ from tinygrad_cifar.viz.figure import BLUE, INK, VERMILION, Picture, dress
 History = Mapping[str, Sequence[float]]
 
 SPLITS = (("train", "training", BLUE, "-"), ("val", "validation", VERMILION, "--"))
+WIDTH = 125  # of a line of the title, in characters
 
 
 def training_curves(
@@ -73,10 +74,10 @@ def describe(config: Mapping[str, object]) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def _wrapped(line: str, width: int = 125) -> str:
+def _wrapped(line: str) -> str:
     """Broken between settings, never inside one, into as few lines as will do, of about the same length."""
     line = line.replace(" ", "\u00a0").replace("\u00a0·\u00a0", " · ")
-    whole = min((textwrap.wrap(line, w, break_on_hyphens=False) for w in range(1, width + 1)), key=len)
+    whole = min((textwrap.wrap(line, w, break_on_hyphens=False) for w in range(1, WIDTH + 1)), key=len)
     return "\n".join(part.removesuffix(" ·").removeprefix("· ") for part in whole)
 
 
