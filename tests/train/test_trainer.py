@@ -270,6 +270,17 @@ def test_an_overflow_in_the_update_names_the_parameter(loaders: Loaders) -> None
     assert "At step 13 (learning rate 3e+39): the update of 0.weight by Adam overflows" in message
 
 
+def test_an_overflow_on_the_validation_images_names_its_op(loaders: Loaders) -> None:
+    trainer = trainer_of()
+    forward, model = trainer.model.forward, trainer.model
+    steep = np.float32(3e38)
+    model.forward = lambda x: forward(x) if model.training else forward(x) * steep * steep  # type: ignore[method-assign]
+    message = exploding(loaders, trainer)
+    assert "the validation cost after step 8 is nan" in message
+    assert "multiply(" in message
+    assert not trainer.history
+
+
 def test_watchers_are_told_the_end_even_after_an_error(loaders: Loaders) -> None:
     ended = []
 

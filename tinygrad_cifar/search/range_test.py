@@ -16,7 +16,7 @@ from tinygrad_cifar.nn.module import preserved_modes
 from tinygrad_cifar.search.space import Range
 from tinygrad_cifar.train import Config, Trainer
 from tinygrad_cifar.train.build import build_model, build_trainer, load_data, split_data, training_batches
-from tinygrad_cifar.train.trainer import Snapshot
+from tinygrad_cifar.train.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from tinygrad_cifar.viz.figure import Picture

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygrad_cifar import nn, random
+from tinygrad_cifar import nn
 from tinygrad_cifar.compiler import compile as compile_step
 from tinygrad_cifar.data import Batches
 from tinygrad_cifar.errors import CompileError, NonFiniteError
@@ -21,6 +21,7 @@ from tinygrad_cifar.tensor import Tensor, detect_anomaly
 from tinygrad_cifar.train.evaluation import evaluate
 from tinygrad_cifar.train.history import Epoch, History
 from tinygrad_cifar.train.interrupt import ctrl_c
+from tinygrad_cifar.train.snapshot import Snapshot
 
 Weights = dict[str, NDArray[Any]]
 
@@ -207,7 +208,7 @@ class Trainer:
         """What the weights as they are add to the loss."""
         return nn.l2_penalty(self.model, self.lam, self.l2_convention).item() if self.lam else 0.0
 
-    def _traced(self, error: NonFiniteError, start: "Snapshot", train: Batches, val: Batches) -> NonFiniteError:
+    def _traced(self, error: NonFiniteError, start: Snapshot, train: Batches, val: Batches) -> NonFiniteError:
         """The error with its origin: the epoch is the same bit for bit when it is run again, this time watched."""
         start.restore(self, train)
         try:
@@ -230,22 +231,3 @@ class Trainer:
             if not np.isfinite(parameter.data).all():
                 self.steps -= 1
                 raise NonFiniteError(f"the update of {name} by {type(self.optimizer).__name__} overflows.")
-
-
-class Snapshot:
-    """All that decides an epoch, at its beginning."""
-
-    def __init__(self, trainer: Trainer, train: Batches) -> None:
-        self.model = trainer.model.state_dict()
-        self.optimizer = trainer.optimizer.state_dict()
-        self.batches = train.state_dict()
-        self.dropout = random.stream("dropout").bit_generator.state
-        self.steps = trainer.steps
-
-    def restore(self, trainer: Trainer, train: Batches) -> None:
-        trainer.model.load_state_dict(self.model)
-        trainer.model.train()
-        trainer.optimizer.load_state_dict(self.optimizer)
-        train.load_state_dict(self.batches)
-        random.stream("dropout").bit_generator.state = self.dropout
-        trainer.steps = self.steps
