@@ -20,5 +20,5 @@ def document() -> Document:
         Recipe("two", "9.1", "Two rates", two, (shows.accuracies, shows.curves, shows.bands, shows.after_training),
                (Claim("More is more.", lambda r: r["η=.05"].mean("test") > 0), Claim("Less is more.", lambda r: False)),
                ("The document contradicts itself.",), repeats=2),
-        Recipe("one", "9.2", "One layer", one, (shows.templates, shows.panels(2), shows.last_losses), repeats=1),
+        Recipe("one", "9.2", "One layer", one, (shows.templates, shows.panels, shows.last_losses), repeats=1),
     ))  # fmt: skip

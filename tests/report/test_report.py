@@ -61,7 +61,7 @@ def test_bands_have_a_line_each_and_a_band_where_there_are_repeats() -> None:
 
 
 def test_loss_panels() -> None:
-    picture = loss_panels({"a": curves(0), "b": curves(1), "c": curves(2)}, columns=2)
+    picture = loss_panels({"a": curves(0), "b": curves(1), "c": curves(2)})
     assert [axes.get_visible() for axes in picture.axes] == [True, True, True, False]
     assert picture.axes[1].get_title(loc="left") == "b"
 

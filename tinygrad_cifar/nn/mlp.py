@@ -9,28 +9,17 @@ from numpy.typing import DTypeLike
 
 from tinygrad_cifar.errors import ConfigError
 from tinygrad_cifar.nn import init as initialisers
-from tinygrad_cifar.nn.layers import (
-    GELU,
-    BatchNorm1d,
-    Dropout,
-    LeakyReLU,
-    Linear,
-    ReLU,
-    Sequential,
-    Sigmoid,
-    Softplus,
-    Tanh,
-)
+from tinygrad_cifar.nn import layers
 from tinygrad_cifar.nn.module import Module
 from tinygrad_cifar.tensor import Tensor
 
 ACTIVATIONS: dict[str, type[Module]] = {
-    "relu": ReLU,
-    "leaky_relu": LeakyReLU,
-    "sigmoid": Sigmoid,
-    "tanh": Tanh,
-    "gelu": GELU,
-    "softplus": Softplus,
+    "relu": layers.ReLU,
+    "leaky_relu": layers.LeakyReLU,
+    "sigmoid": layers.Sigmoid,
+    "tanh": layers.Tanh,
+    "gelu": layers.GELU,
+    "softplus": layers.Softplus,
 }
 """The activations of ``mlp``, by name."""
 
@@ -43,7 +32,7 @@ def mlp(
     bias: bool = True,
     init: Literal["he", "xavier"] | float = "he",
     dtype: DTypeLike = np.float32,
-) -> Sequential:
+) -> layers.Sequential:
     """A network of fully connected layers, as ``mlp([3072, 50, 50, 10])``: Linear, batch norm, activation, dropout.
 
     Args:
@@ -62,19 +51,19 @@ def mlp(
         raise ConfigError(f"mlp needs the input and the output size at least, as [3072, 10]; got {list(sizes)}.")
     if activation not in ACTIVATIONS:
         raise ConfigError(f"unknown activation {activation!r}; there are {', '.join(ACTIVATIONS)}.")
-    layers: list[Module] = []
+    modules: list[Module] = []
     for fan_in, fan_out in itertools.pairwise(sizes[:-1]):
-        layers.append(_linear(fan_in, fan_out, bias, init, dtype))
+        modules.append(_linear(fan_in, fan_out, bias, init, dtype))
         if batch_norm:
-            layers.append(BatchNorm1d(fan_out, dtype=dtype))
-        layers.append(ACTIVATIONS[activation]())
+            modules.append(layers.BatchNorm1d(fan_out, dtype=dtype))
+        modules.append(ACTIVATIONS[activation]())
         if dropout:
-            layers.append(Dropout(dropout))
-    return Sequential(*layers, _linear(sizes[-2], sizes[-1], bias, init, dtype))
+            modules.append(layers.Dropout(dropout))
+    return layers.Sequential(*modules, _linear(sizes[-2], sizes[-1], bias, init, dtype))
 
 
-def _linear(fan_in: int, fan_out: int, bias: bool, init: str | float, dtype: DTypeLike) -> Linear:
-    layer = Linear(fan_in, fan_out, bias, dtype)
+def _linear(fan_in: int, fan_out: int, bias: bool, init: str | float, dtype: DTypeLike) -> layers.Linear:
+    layer = layers.Linear(fan_in, fan_out, bias, dtype)
     _initialise(layer.weight, init)
     if layer.bias is not None:
         initialisers.zeros(layer.bias)

@@ -184,7 +184,7 @@ A3 = Document(
             "1.12–1.13",
             "Initialisation with σ = 1e-1, 1e-3 and 1e-4, without and with batch norm",
             _sigma_settings(),
-            (shows.accuracies, shows.panels(2)),
+            (shows.accuracies, shows.panels),
             (
                 Claim("With batch norm the accuracy depends far less on σ.",
                       lambda r: _spread(r, True) < _spread(r, False) / 5),

@@ -109,18 +109,14 @@ def compared(*quantities: str) -> Show:
 bands = compared("test_loss", "test_accuracy")
 
 
-def panels(columns: int) -> Show:
-    """A grid of the losses of all settings, for the first seed."""
-
-    def show(recipe: Recipe, results: Results, data: Cifar10) -> Iterator[Block]:
-        runs = {
-            f"{label}: test {100 * group[0].accuracy('test'):.2f} %": group[0].curves()
-            for label, group in results.items() if not group[0].failed
-        }  # fmt: skip
-        text = f"Loss on training and validation images, first seed. {common(results)}"
-        yield Figure(pictures.loss_panels(runs, columns), _name(recipe, "grid"), text)
-
-    return show
+def panels(recipe: Recipe, results: Results, data: Cifar10) -> Iterator[Block]:
+    """The losses of all settings in a panel each, for the first seed."""
+    runs = {
+        f"{label}: test {100 * group[0].accuracy('test'):.2f} %": group[0].curves()
+        for label, group in results.items() if not group[0].failed
+    }  # fmt: skip
+    text = f"Loss on training and validation images, first seed. {common(results)}"
+    yield Figure(pictures.loss_panels(runs), _name(recipe, "grid"), text)
 
 
 def found(recipe: Recipe, study: Study) -> Iterator[Block]:

@@ -26,9 +26,10 @@ def bands(groups: Mapping[str, Sequence[Curves]], quantities: Sequence[str]) -> 
     picture = Picture(6.2 * len(quantities), 4.6)
     panels = picture.subplots(1, len(quantities), squeeze=False)[0]
     for axes, quantity in zip(panels, quantities, strict=True):
+        along = "test_epoch" if quantity.startswith("test_") else "epoch"
         for i, (label, repeats) in enumerate(groups.items()):
             colour, dash = PALETTE[i % len(PALETTE)], DASHES[i // len(PALETTE) % len(DASHES)]
-            epochs = max((r[_epochs(quantity)] for r in repeats), key=len, default=())
+            epochs = max((r[along] for r in repeats), key=len, default=())
             values = np.array([r[quantity] for r in repeats if len(r[quantity]) == len(epochs)])
             if not values.size:
                 continue
@@ -47,11 +48,11 @@ def bands(groups: Mapping[str, Sequence[Curves]], quantities: Sequence[str]) -> 
     return picture
 
 
-def loss_panels(runs: Mapping[str, Curves], columns: int) -> Picture:
-    """A panel per run with its training and validation loss over epochs."""
-    rows = -(-len(runs) // columns)
-    picture = Picture(6.2 * columns, 3.2 * rows)
-    panels = picture.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+def loss_panels(runs: Mapping[str, Curves]) -> Picture:
+    """A panel per run with its training and validation loss over epochs, two side by side."""
+    rows = -(-len(runs) // 2)
+    picture = Picture(12.4, 3.2 * rows)
+    panels = picture.subplots(rows, 2, squeeze=False, sharey=True).ravel()
     for axes, (label, curves) in zip(panels, runs.items(), strict=False):
         for split, name, colour, dash in SPLITS:
             values = curves[f"{split}_loss"]
@@ -67,7 +68,3 @@ def title(quantity: str) -> str:
     """``test_loss`` as ``test loss``."""
     split, _, rest = quantity.partition("_")
     return f"{TITLES[split]} {rest}"
-
-
-def _epochs(quantity: str) -> str:
-    return "test_epoch" if quantity.startswith("test_") else "epoch"

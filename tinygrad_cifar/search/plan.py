@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,10 +63,10 @@ class Plan:
         ``finished`` has the validation accuracy of the keys that are done, None where there is none.
         """
         keys = self.points()
-        best = best_key({key: finished[key] for key in keys if key in finished})
-        if best is None or not finished.keys() >= set(keys):
+        accuracies = {key: value for key in keys if (value := finished.get(key)) is not None}
+        if not accuracies or not finished.keys() >= set(keys):
             return self._mixed(keys)
-        return keys + self.noise_keys(best)
+        return keys + self.noise_keys(max(accuracies, key=lambda key: (accuracies[key], -int(key))))
 
     def settings(self, key: str) -> dict[str, Any]:
         """What is varied, as the trial ``key`` has it."""
@@ -120,9 +120,3 @@ class Plan:
 def point_of(key: str) -> int:
     """The number of the point that the trial ``key`` is at."""
     return int(key.split(":")[1] if key.startswith(FRESH) else key)
-
-
-def best_key(accuracies: Mapping[str, float | None]) -> str | None:
-    """The key of the highest accuracy, the earliest point of equals; None if there is no accuracy at all."""
-    known: Iterable[tuple[str, float]] = ((key, value) for key, value in accuracies.items() if value is not None)
-    return max(known, key=lambda item: (item[1], -int(item[0])), default=(None, 0.0))[0]

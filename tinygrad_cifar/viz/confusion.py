@@ -65,7 +65,8 @@ def confusion_picture(matrix: ArrayLike, classes: Sequence[str]) -> Picture:
     cells.set_yticks(range(len(classes)), classes)
     cells.set_xlabel("predicted", fontsize=12, color=INK)
     cells.set_ylabel("true", fontsize=12, color=INK)
-    cells.set_title(_headline(counts), fontsize=13, color=INK, loc="left")
+    right, total = int(np.trace(counts)), int(counts.sum())
+    cells.set_title(f"{100 * right / total:.2f} % of {total:,} right", fontsize=13, color=INK, loc="left")
     accuracy = per_class_accuracy(counts)
     bars.barh(range(len(classes)), np.nan_to_num(accuracy), height=0.62, color=BLUE)
     for row, value in enumerate(accuracy):
@@ -76,11 +77,6 @@ def confusion_picture(matrix: ArrayLike, classes: Sequence[str]) -> Picture:
     for axes in (cells, bars):
         bare(axes)
     return picture
-
-
-def _headline(counts: NDArray[np.int64]) -> str:
-    right, total = int(np.trace(counts)), int(counts.sum())
-    return f"{100 * right / total:.2f} % of {total:,} right"
 
 
 def _checked(matrix: ArrayLike) -> NDArray[np.int64]:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import StrMethodFormatter
 from numpy.typing import NDArray
@@ -46,7 +45,8 @@ def training_curves(
         dress(axes, quantity, "update step" if axis == "step" else axis, 14)
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     _mark_best(panels[2], columns[axis], columns.get("val_accuracy"))
-    lines = _legend(panels)
+    # One line of each label, whichever panels it is in.
+    lines = {str(line.get_label()): line for axes in panels for line in axes.get_legend_handles_labels()[0]}
     picture.legend(
         lines.values(), lines, loc="outside lower center", ncols=2, frameon=False, fontsize=12, labelcolor=INK
     )
@@ -113,8 +113,3 @@ def _mark_best(axes: Axes, along: NDArray[np.float64], accuracy: NDArray[np.floa
     best = int(np.nanargmax(accuracy))
     axes.plot(along[best], accuracy[best], "o", markersize=9, markerfacecolor="none", markeredgecolor=VERMILION)
     axes.set_title(f"best validation {100 * accuracy[best]:.2f} %", fontsize=12, color=VERMILION, loc="right")
-
-
-def _legend(panels: Sequence[Axes]) -> dict[str, Artist]:
-    """One line of each label, whichever panels it is in."""
-    return {str(line.get_label()): line for axes in panels for line in axes.get_legend_handles_labels()[0]}
