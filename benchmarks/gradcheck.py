@@ -7,11 +7,10 @@ a wrong rule pass (the table in ``tests/gradcheck/wrong_rules.py``). The same ne
 Dropout masks are frozen for all; without that both peers would alarm at every network that has dropout.
 """
 
-import json
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +35,11 @@ PEERS: dict[str, Callable[..., tuple[Checker, Checker]]] = {
     "HIPS check_grads": hips_checkers,
 }
 OURS = "tinygrad_cifar"
+COLOURS = {
+    OURS: harness.COLOURS["tinygrad_cifar_compile"],
+    "torch.autograd.gradcheck": harness.COLOURS["torch_eager"],
+    "HIPS check_grads": harness.COLOURS["autograd"],
+}
 
 
 def alarms(report: GradientReport) -> bool:
@@ -66,12 +70,9 @@ def false_alarms(networks: int, for_peers: int, seed: int, others: dict[str, Any
     alarm: Counter[str] = Counter()
     entries: Counter[str] = Counter()
     called_wrong: list[str] = []
-    seconds = 0.0
     for i in range(networks):
         network = RandomNetwork.draw(rng)
-        start = time.perf_counter()
         report = check_gradients(network.loss, network.model)
-        seconds += time.perf_counter() - start
         for parameter in report.parameters.values():
             entries.update(parameter.counts)
         tried[f"{OURS} {network.dtype}"] += 1
@@ -87,26 +88,24 @@ def false_alarms(networks: int, for_peers: int, seed: int, others: dict[str, Any
                     alarm[what] += checkers[name, dtype](program)
         if i % 10 == 9:
             print(f"{i + 1} of {networks} networks", file=sys.stderr)
-    return {
-        "tried": dict(tried), "alarms": dict(alarm), "entries": dict(entries), "called_wrong": called_wrong,
-        "seconds_each": seconds / max(1, networks),
-    }  # fmt: skip
+    return {"tried": dict(tried), "alarms": dict(alarm), "entries": dict(entries), "called_wrong": called_wrong}
 
 
-def print_false_alarms(found: dict[str, Any], others: dict[str, Any]) -> None:
+def false_alarms_table(found: dict[str, Any], others: list[str]) -> str:
     def share(name: str, what: str) -> str:
-        total, count = found["tried"].get(f"{name} {what}", 0), found["alarms"].get(f"{name} {what}", 0)
-        return f"{count} of {total} ({100 * count / max(1, total):.1f} %)"
+        return _share(found["alarms"].get(f"{name} {what}", 0), found["tried"].get(f"{name} {what}", 0))
 
-    print("\n## Right networks called wrong\n")
     rows = [[OURS, share(OURS, "float64"), share(OURS, "float32"), "(converts by itself)"]]
     rows += [[name, share(name, "float64"), share(name, "float32"), share(name, "converted")] for name in others]
     header = ["checker", "float64 models", "float32 models", "float32, converted to float64 first"]
-    print(harness.markdown(header, rows))
     entries = ", ".join(f"{count:,} {verdict}" for verdict, count in found["entries"].items())
-    print(f"\nEntries: {entries}. {1000 * found['seconds_each']:.0f} ms per network.")
-    for text in found["called_wrong"]:
-        print(f"called wrong: {text}")
+    told = f"Entries: {entries}."
+    wrong = [f"Called wrong: {text}" for text in found["called_wrong"]]
+    return "\n\n".join(["**Right networks called wrong**", harness.markdown(header, rows), told, *wrong])
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count} of {total} ({100 * count / max(1, total):.1f} %)"
 
 
 # No miss -------------------------------------------------------------------------------------------------------------
@@ -139,22 +138,65 @@ def _try(wrong: WrongRule, network: Case, checkers: dict[str, Checker]) -> Count
     return found
 
 
-def print_misses(found: dict[str, dict[str, Any]], others: dict[str, Any]) -> None:
-    total: Counter[str] = sum((Counter(counts) for counts in found.values()), Counter())
+def misses_table(found: dict[str, dict[str, Any]], others: list[str]) -> str:
+    total = _total(found)
 
     def share(name: str, of: str = "tried") -> str:
-        return f"{total[name]} of {total[of]} ({100 * total[name] / max(1, total[of]):.1f} %)"
+        return _share(total[name], total[of])
 
-    print(f"\n## Wrong rules found: {len(found)} rules\n")
     rows = [[OURS, share(OURS), share("blamed"), share("named", "pattern")]]
     rows += [[name, share(name), "–", "–"] for name in others]
-    print(harness.markdown(["checker", "found", "right op blamed", "cause named, where it has a name"], rows))
+    header = ["checker", "found", "right op blamed", "cause named, where it has a name"]
+    parts = [f"**Wrong rules found, of {len(found)} rules**", harness.markdown(header, rows)]
     columns = [OURS, "blamed", *others]
     partly = {rule: counts for rule, counts in found.items() if min(counts[name] for name in columns) < counts["tried"]}
-    missed = [[rule, *[str(counts[name]) for name in columns]] for rule, counts in partly.items()]
-    if missed:
-        print(f"\nNot found by all of them, out of {next(iter(found.values()))['tried']} networks:\n")
-        print(harness.markdown(["rule", *columns], missed))
+    if partly:
+        missed = [[rule, *[str(counts[name]) for name in columns]] for rule, counts in partly.items()]
+        parts.append(f"Not found by all of them, out of {next(iter(found.values()))['tried']} networks:")
+        parts.append(harness.markdown(["rule", *columns], missed))
+    return "\n\n".join(parts)
+
+
+def _total(found: dict[str, dict[str, Any]]) -> Counter[str]:
+    return sum((Counter(counts) for counts in found.values()), Counter())
+
+
+# Both ----------------------------------------------------------------------------------------------------------------
+
+
+def summary(record: dict[str, Any]) -> str:
+    """The record of a run as Markdown."""
+    parts = []
+    if "false_alarms" in record:
+        parts.append(false_alarms_table(record["false_alarms"], record["peers"]))
+    if "misses" in record:
+        parts.append(misses_table(record["misses"], record["peers"]))
+    where = harness.describe(record["environment"] | {"load": 0.0})  # counts are the same on a busy machine
+    return "\n\n".join([*parts, where])
+
+
+def plot(record: dict[str, Any], path: Path) -> None:
+    """How often each checker is wrong: about right networks, and about wrong rules."""
+    from tinygrad_cifar.viz.figure import Picture, plain
+
+    tried, alarms, total = record["false_alarms"]["tried"], record["false_alarms"]["alarms"], _total(record["misses"])
+    picture = Picture(8, 3.5)
+    axes = picture.add_subplot()
+    for i, (name, colour) in enumerate({name: COLOURS[name] for name in (OURS, *record["peers"])}.items()):
+        right = [f"{name} float64", f"{name} float32"]
+        shares = [100 * alarms.get(what, 0) / max(1, tried.get(what, 0)) for what in right]
+        shares.append(100 * (total["tried"] - total[name]) / total["tried"])
+        bars = axes.bar([group + (i - 1) * 0.27 for group in range(3)], shares, 0.25, label=name, color=colour)
+        axes.bar_label(bars, [f"{share:.1f}" for share in shares], fontsize="small")
+    labels = [
+        "right networks in float64\ncalled wrong",
+        "right networks in float32\ncalled wrong",
+        "wrong rules\nnot found",
+    ]
+    axes.set(xticks=range(3), xticklabels=labels, ylabel="%", ylim=(0, 110))
+    plain(axes)
+    picture.legend(loc="outside upper center", fontsize="small", ncols=3, frameon=False)
+    harness.save(picture, path)
 
 
 def main() -> None:
@@ -164,19 +206,17 @@ def main() -> None:
     parser.add_argument("--rules", type=int, default=5, metavar="N", help="networks for each wrong rule (default 5)")
     parser.add_argument("--seed", type=int, default=0, help="of the right networks (default 0)")
     parser.add_argument("--no-peers", action="store_true", help="this project's checker alone")
+    parser.add_argument("--quick", action="store_true", help="a look: 30 right networks, 1 for each wrong rule")
     parser.add_argument("--json", type=harness.new_file, metavar="FILE", help="also write every figure there")
     arguments = parser.parse_args()
+    networks, rules = (30, 1) if arguments.quick else (arguments.networks, arguments.rules)
     others = {} if arguments.no_peers else peers()
-    result: dict[str, Any] = {"environment": harness.environment()}
-    print(harness.describe(result["environment"]))
-    if arguments.networks:
-        result["false_alarms"] = false_alarms(arguments.networks, arguments.peer_networks, arguments.seed, others)
-        print_false_alarms(result["false_alarms"], others)
-    if arguments.rules:
-        result["misses"] = misses(arguments.rules, others)
-        print_misses(result["misses"], others)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    record: dict[str, Any] = {"environment": harness.environment(), "peers": list(others)}
+    if networks:
+        record["false_alarms"] = false_alarms(networks, arguments.peer_networks, arguments.seed, others)
+    if rules:
+        record["misses"] = misses(rules, others)
+    harness.deliver(arguments, record, summary(record))
 
 
 if __name__ == "__main__":

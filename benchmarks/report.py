@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import epoch, harness, recipe, scaling, step
+from benchmarks import epoch, gradcheck, harness, recipe, scaling, step
 from benchmarks.programs import PROGRAMS
 
 EXAMPLES = """\
@@ -45,6 +45,7 @@ PARTS = (
     Part("scaling", "Depth, width and batch", "scaling --rounds 2", scaling.summary, scaling.plot),
     Part("epoch", "An epoch, data included", "epoch --rounds 5", epoch.summary),
     Part("recipe", "A whole training", "recipe --rounds 3", recipe.summary),
+    Part("gradcheck", "Checkers of gradients", "gradcheck", gradcheck.summary, gradcheck.plot),
 )
 HEAD = """\
 # Benchmarks

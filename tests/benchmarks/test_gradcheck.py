@@ -1,10 +1,12 @@
 """The trial of gradient checkers: the peers get the same functions as ours, and the tables add up."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from benchmarks import gradcheck
-from benchmarks.gradcheck import OURS, false_alarms, print_false_alarms, print_misses
+from benchmarks import gradcheck, harness
+from benchmarks.gradcheck import OURS, false_alarms
 from benchmarks.gradcheck_peers import hips_checkers, torch_checkers
 from tests.gradcheck.cases import case
 from tests.gradcheck.wrong_rules import WRONG, installed
@@ -37,18 +39,27 @@ def test_the_peer_gets_our_wrong_rules(peer: str) -> None:
         assert ours(program)
 
 
-def test_the_tables_add_up(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tables_add_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = false_alarms(networks=4, for_peers=0, seed=0, others={})
     assert sum(found["tried"].values()) == 4
     assert found["called_wrong"] == []
-    print_false_alarms(found, {})
-    assert "0 of " in capsys.readouterr().out
-
     monkeypatch.setattr(gradcheck, "WRONG", [w for w in WRONG if w.op == "batch_norm"][:3])
     counts = gradcheck.misses(2, {})
     assert {(c["tried"], c[OURS], c["blamed"]) for c in counts.values()} == {(2, 2, 2)}
-    print_misses(counts, {})
-    assert f"| {OURS} | 6 of 6 (100.0 %) | 6 of 6 (100.0 %) |" in capsys.readouterr().out
+
+    environment = harness.environment()
+    record = {"environment": environment, "peers": [], "false_alarms": found, "misses": counts}
+    page = gradcheck.summary(record)
+    assert f"| {OURS} | 0 of " in page
+    assert f"| {OURS} | 6 of 6 (100.0 %) | 6 of 6 (100.0 %) |" in page
+    assert "Not found" not in page
+    gradcheck.plot(record, tmp_path / "bars.svg")
+    assert (tmp_path / "bars.svg").exists()
+    counts["a rule"] = {"tried": 2, OURS: 1, "blamed": 1, "named": 0, "pattern": 0}
+    page = gradcheck.summary({"environment": environment, "peers": [], "misses": counts})
+    assert "Right networks" not in page
+    assert f"| {OURS} | 7 of 8 (87.5 %) |" in page
+    assert "| a rule | 1 | 1 |" in page
 
 
 def test_random_networks_are_the_same_for_a_seed() -> None:

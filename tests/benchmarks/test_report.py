@@ -31,6 +31,15 @@ RECORDS = {
         "environment": ENVIRONMENT, "images": 9000, "epochs": 2,
         "seconds": {"torch_eager": [3.0, 5.0, 4.0], "tinygrad_cifar": [2.0, 2.0, 2.5]},
     },
+    "gradcheck": {
+        "environment": ENVIRONMENT, "peers": ["HIPS check_grads"],
+        "false_alarms": {
+            "tried": {"tinygrad_cifar float64": 8, "HIPS check_grads float64": 4}, "entries": {"agree": 9},
+            "alarms": {"HIPS check_grads float64": 1}, "called_wrong": [],
+        },
+        "misses": {"rule": dict.fromkeys(("tried", "tinygrad_cifar", "blamed", "named", "pattern"), 5)
+                   | {"HIPS check_grads": 2}},
+    },
 }  # fmt: skip
 
 
@@ -46,6 +55,7 @@ def test_the_page_shows_every_part_with_the_command_that_measures_it(tmp_path: P
     assert "skipped tinygrad_cifar_compile at depth 2: SkipProgramError: why" in page
     assert "| tinygrad_cifar loop | 1.000 | 0.50 |" in page
     assert "| tinygrad_cifar | 2.00 | 0.50 | 2.00, 2.00, 2.50 |" in page
+    assert "| HIPS check_grads | 1 of 4 (25.0 %) |" in page
     assert page.count(ENVIRONMENT["cpu"]) == len(report.PARTS)
 
 
