@@ -55,12 +55,15 @@ OPERATIONS = [
     lambda a, b, rate: a + drawn("noise", a.shape), lambda a, b, rate: with_added(a, drawn("mask", a.shape)),
     lambda a, b, rate: a * 2 if a.sum() > 0 else a - 1, lambda a, b, rate: halved(a) if (a > b).any() else a,
     lambda a, b, rate: a if drawn("mask", 1)[0] < 0.7 else -a,
+    lambda a, b, rate: a * (1 - rate) ** 2, lambda a, b, rate: a / (rate + 0.5), lambda a, b, rate: b - a % 0.3,
+    lambda a, b, rate: a if rate < 0.5 else -a, lambda a, b, rate: a * round(rate, 1),
+    lambda a, b, rate: a * np.sqrt(rate),
 ]  # fmt: skip
 
 
 def step_of(plan):
     def step(x, y, rate):
-        pool, results = [x.data, y], []
+        pool, results = [x.data, y, rate], []
         for operation, first, second, returned in plan:
             a, b = pool[first % len(pool)], pool[second % len(pool)]
             try:

@@ -203,8 +203,7 @@ class Program:
         for k, (optimizer, slot, ahead) in enumerate(recording.rates):
             at = f"{self.name(slot, 'x')}.steps + {ahead}"
             lines.append(Line(f"c{k} = {self.name(optimizer, 'x')}.coefficients({at})"))
-        for code, value in recording.tracer.pinned.items():
-            lines.append(Line(f"if {code} != {value!r}: return MISS", None, False))
+        lines += [Line(code, None, "return" not in code) for code, _ in recording.tracer.numbers]
         return lines + [Line(f"{name}[()] = {x.code}") for (x, _), name in self._scalars.items() if not x.kind]
 
     # Looking at it --------------------------------------------------------------------------------------------
@@ -301,7 +300,10 @@ def _dtype(number: Scalar, op: Operation | None) -> np.dtype[Any] | None:
     """The dtype that a Python number takes on beside the operation's arrays, where they agree on it."""
     if op is None or not isinstance(op.function, np.ufunc) or "dtype" in dict(op.kwargs):
         return None
-    dtype, *others = {v.dtype for v in op.reads}
+    dtypes = {v.dtype for v in op.reads}
+    if len(dtypes) != 1:
+        return None
+    dtype = dtypes.pop()
     whole = dtype.kind in "iu" and number.kind is int
     fits = dtype.kind == "f" or (whole and np.iinfo(dtype).min <= int(number.code) <= np.iinfo(dtype).max)
-    return dtype if fits and not others else None
+    return dtype if fits else None

@@ -7,7 +7,7 @@ reading and setting ``t.grad`` tells what becomes of gradients.
 import contextlib
 import operator
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +35,7 @@ def tree(x: Any, leaf: Callable[[Any], Any]) -> Any:
 class Recording:
     """What one call of the step did."""
 
-    def __init__(self, before: "Recording | None" = None):
+    def __init__(self, before: Sequence["Recording"] = ()):
         self.tracer, self.around = Tracer(), Surroundings()
         self.inputs: dict[str, Any] = {}  # the arguments that are arrays and floats
         self.rates: list[tuple[Optimizer, Slot, int]] = []  # the optimisers' numbers: at which of the slot's updates
@@ -43,7 +43,7 @@ class Recording:
         self.versions: dict[Tensor, int] = {}
         self.cleared: set[Tensor] = set()  # that have no gradient when the step begins
         self.gradients: dict[Tensor, Tensor | None] = {}
-        outside = [r.array for r in before.tracer.roots if r.snapshot is not None] if before else []
+        outside = [root.array for other in before for root in other.tracer.roots if root.snapshot is not None]
         self.earlier = {id(array): array.copy(order="K") for array in outside}  # as it is now, before this run
         self.contents: dict[str, Array] = {}  # of the arguments
         self.repeated: dict[str, Array] = {}  # the arguments that may be in a constant, since they did not change
@@ -266,6 +266,9 @@ class Recording:
     def difference(self, before: "Recording") -> str:
         """In what this recording differs from the one before, or ""."""
         ours, theirs = self.tracer, before.tracer
+        for (then, _), (now, line) in zip(theirs.numbers, ours.numbers, strict=False):
+            if then != now:
+                return f"{line} looks at a number, which was another one"
         for a, b in zip(theirs.operations, ours.operations, strict=False):
             if a[:-1] != b[:-1]:  # the line is no matter: the step may be called from several
                 _check_numbers(a, b, b.line)

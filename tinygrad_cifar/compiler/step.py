@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import graphviz  # type: ignore[import-untyped]
 
 ATTEMPTS = 8  # programs kept for one kind of arguments; four times as many recordings in a row are too many
+WAYS = 4  # recordings kept of calls that differ from each other, as where a condition goes this way and that
 KINDS = 64  # kinds of arguments; more means that a value is an argument that should be an array
 _NONE_YET = "there is no program yet: call the step twice, with arguments of the same shapes."
 _ONE_AT_A_TIME = threading.RLock()  # recording looks at all Tensors, and a program has its memory once
@@ -63,7 +64,7 @@ class CompiledStep:
         self.recordings: list[str] = []
         self._misses = 0  # recordings since the last replay
         self._set: set[str] = set()  # what the step was seen to set, which it may do once
-        self._candidates: dict[Hashable, Recording] = {}
+        self._candidates: dict[Hashable, list[Recording]] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with _ONE_AT_A_TIME:
@@ -86,30 +87,36 @@ class CompiledStep:
 
     def _record(self, key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         start = time.perf_counter()
-        before, programs = self._candidates.pop(key, None), self.programs.setdefault(key, [])
-        changed = programs[0].changed() if programs else "arguments of a new kind"
-        if before and (label := next(before.around.changed(), "")):
-            before, changed = None, f"{label} changed"
-        recording = Recording(before)
+        programs, candidates = self.programs.setdefault(key, []), self._candidates.setdefault(key, [])
+        reason = programs[0].changed() if programs else "arguments of a new kind"
+        changes = [next(candidate.around.changed(), "") for candidate in candidates]
+        recording = Recording(candidates)
         result = recording.run(self.step, args, kwargs)
         recording.seconds = time.perf_counter() - start
         try:
             unlike = recording.check(self._set)
-            reason = f"the step set {unlike}" if unlike else recording.difference(before) if before else changed
+            match = None
+            for candidate, change in zip([] if unlike else candidates, changes, strict=False):
+                reason = f"{change} changed" if change else recording.difference(candidate)
+                if not reason:
+                    match = candidate
+                    break
             self._misses += 1
             if self._misses > ATTEMPTS * 4 or len(self.programs) > KINDS:
                 raise CompileError(
                     f"every call is a new one to the compiler, at last since {reason or 'a guard failed'}. A number "
                     "that changes must be a float or an array among the arguments; what else changes must stay outside."
                 )
-            if before and not reason:
+            if match:
+                candidates.remove(match)
                 programs.insert(0, Program(recording))
                 del programs[ATTEMPTS:]
-                spent = before.seconds + time.perf_counter() - start
+                spent = match.seconds + time.perf_counter() - start
                 reason = f"{programs[0]} recorded twice and planned in {1e3 * spent:.0f} ms"
             elif not unlike:
-                self._candidates[key] = recording
-            self.recordings.append(reason)
+                candidates.insert(0, recording)
+                del candidates[WAYS:]
+            self.recordings.append(f"the step set {unlike}" if unlike else reason)
         except CompileError as error:
             error.result = result  # the step itself was done
             raise

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from tinygrad_cifar import random
 from tinygrad_cifar.errors import CompileError
@@ -106,12 +105,15 @@ def piece(view: View, memory: Array, start: int = 0) -> Array:
     return np.ndarray(view.shape, view.dtype, flat, start + view.offset, view.strides)
 
 
-class Number(NDArrayOperatorsMixin):
-    """A float that may change between calls, as the learning rate. As an operand of an array it is recorded by name.
+class Number:
+    """A float that may change between calls, as the learning rate. In array operations it is recorded by its name.
 
-    Python code that looks at its value (``if lr > 0.1``, ``math.sqrt(lr)``) pins it: the program then holds for this
-    value only.
+    Arithmetic with other numbers gives a Number, too, which a replay computes anew. Python code that looks at a value
+    (``if lr > 0.1``, ``math.sqrt(lr)``) ties the program to what it saw.
     """
+
+    __class__ = property(lambda self: float)  # so that isinstance(lr, float) is as true as outside
+    __float__: Callable[[], float]
 
     def __init__(self, value: float, code: str):
         self.value, self.code = value, code
@@ -119,18 +121,52 @@ class Number(NDArrayOperatorsMixin):
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         if any(isinstance(x, Operators) for x in inputs):
             return NotImplemented
-        if any(isinstance(x, np.ndarray) for x in inputs):
-            return _call(ufunc if method == "__call__" else getattr(ufunc, method), inputs, kwargs)
-        return getattr(ufunc, method)(*[float(x) if isinstance(x, Number) else x for x in inputs], **kwargs).item()
+        return _call(ufunc if method == "__call__" else getattr(ufunc, method), inputs, kwargs)
 
-    def __float__(self) -> float:
-        if _tracer:
-            _tracer.pinned[self.code] = self.value
-        return self.value
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.array(float(self), dtype)
 
-    def __bool__(self) -> bool:
-        return bool(float(self))
+    def __hash__(self) -> int:
+        return hash(float(self))
 
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec)
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+
+def _method_of_number(function: Callable[..., Any], code: str, seen: bool = False) -> Callable[..., Any]:
+    """``function`` of a Number and others: ``code`` of their names; ``seen`` where Python gets to know the result."""
+
+    def method(self: Number, *others: Any) -> Any:
+        if any(type(x) not in _NUMBERS for x in others):
+            return NotImplemented
+        value, tracer = function(*_plain((self, *others))), _here()
+        if tracer is None:
+            return value
+        names = [x.code if type(x) is Number else repr(x) for x in (self, *others)]
+        told = code.format(*names, all=", ".join(names))
+        return tracer.see(told, value) if seen else tracer.compute(told, value)
+
+    return method
+
+
+for _name, _sign in [("add", "+"), ("sub", "-"), ("mul", "*"), ("truediv", "/"), ("floordiv", "//"), ("mod", "%"),
+                     ("pow", "**")]:  # fmt: skip
+    _function: Any = getattr(operator, _name)
+    setattr(Number, f"__{_name}__", _method_of_number(_function, f"({{}}) {_sign} ({{}})"))
+    _turned = functools.partial(lambda function, a, b: function(b, a), _function)
+    setattr(Number, f"__r{_name}__", _method_of_number(_turned, f"({{1}}) {_sign} ({{0}})"))
+for _name, _sign in [("neg", "-"), ("pos", "+"), ("abs", "abs")]:
+    setattr(Number, f"__{_name}__", _method_of_number(getattr(operator, _name), _sign + "({})"))
+for _name, _sign in [("lt", "<"), ("le", "<="), ("gt", ">"), ("ge", ">="), ("eq", "=="), ("ne", "!=")]:
+    setattr(Number, f"__{_name}__", _method_of_number(getattr(operator, _name), f"({{}}) {_sign} ({{}})", seen=True))
+for _name, _function in [("float", float), ("int", int), ("trunc", int), ("bool", bool), ("round", round)]:
+    setattr(Number, f"__{_name}__", _method_of_number(_function, _function.__name__ + "({all})", seen=True))
 
 _NUMBERS.add(Number)  # an op takes it as the Python number that it is
 
@@ -298,7 +334,7 @@ class Tracer:
         self.operations: list[Operation] = []
         self.roots: list[Root] = []
         self._numbers: dict[int, int] = {}  # id of an array that owns memory -> the number of its root
-        self.pinned: dict[str, float] = {}  # numbers that Python code looked at, by their code
+        self.numbers: list[tuple[str, str]] = []  # a replay's code that computes or compares numbers; the user's line
         self.refusal = ""  # the first thing that a replay could not do
         self.thread = threading.get_ident()
         self._caller: Any = None  # the frame that calls the step
@@ -321,6 +357,19 @@ class Tracer:
         while not (name := _users(frame.f_code.co_filename)) and frame.f_back is not self._caller:
             frame = frame.f_back
         return f"{name or os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+
+    # Numbers --------------------------------------------------------------------------------------------------
+
+    def compute(self, code: str, value: Any) -> Number:
+        """A number that is made of others."""
+        name = f"n{len(self.numbers)}"
+        self.numbers.append((f"{name} = {code}", self.where()))
+        return Number(value, name)
+
+    def see(self, code: str, value: Any) -> Any:
+        """What Python code gets to know of a number: the program holds for this value only."""
+        self.numbers.append((f"if ({code}) != {value!r}: return MISS", self.where()))
+        return value
 
     # Memory ---------------------------------------------------------------------------------------------------
 
