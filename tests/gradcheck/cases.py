@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tinygrad_cifar import nn
+from tinygrad_cifar.gradcheck import GradientReport, check_gradients
 from tinygrad_cifar.operators import OPS
-from tinygrad_cifar.tensor import Tensor
+from tinygrad_cifar.tensor import Op, Tensor, custom_op
 
 Rng = np.random.Generator
 
@@ -132,3 +134,35 @@ BLOCKS: dict[str, Callable[[Tensor, Parameter, Rng], Tensor]] = {
         for name in ("relu", "leaky_relu", "sigmoid", "softplus", "erf", "gelu", "softmax", "log_softmax")
     },
 }
+
+
+# What tests say in a word --------------------------------------------------------------------------------------------
+
+
+def leaf(*values: object) -> Tensor:
+    return Tensor(np.array(values, float), requires_grad=True)
+
+
+def network(
+    sizes: tuple[int, ...] = (6, 5, 4), n: int = 5, dtype: type = np.float64, **options
+) -> tuple[nn.Sequential, Tensor, np.ndarray]:
+    rng = np.random.default_rng(3)
+    model = nn.mlp(sizes, dtype=dtype, **options)
+    return model, Tensor(rng.standard_normal((n, sizes[0])).astype(dtype)), rng.integers(0, sizes[-1], n)
+
+
+def check(model: nn.Module, x: Tensor, y: np.ndarray, **options) -> GradientReport:
+    return check_gradients(lambda: nn.F.cross_entropy(model(x), y), model, **options)
+
+
+def own(forward, rule, name: str = "op") -> Op:
+    """An op of one's own, under any name."""
+    op = custom_op(forward)
+    op.name = name
+    op.gradient(rule)
+    return op
+
+
+def softmax(x):
+    e = np.exp(x - x.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)

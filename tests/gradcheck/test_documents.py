@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 import tinygrad_cifar as tg
-from tinygrad_cifar.gradcheck import documents
+from tests.gradcheck.cases import network
+from tinygrad_cifar import nn
+from tinygrad_cifar.gradcheck import compare_methods, documents
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.standard_normal((10, 40)), RNG.integers(0, 10, 10)
@@ -13,6 +15,16 @@ X, Y = RNG.standard_normal((10, 40)), RNG.integers(0, 10, 10)
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     tg.manual_seed(12345)
+
+
+def test_methods_are_compared_for_any_network() -> None:
+    model, x, y = network()
+    comparison = compare_methods(lambda: nn.F.cross_entropy(model(x), y), model, h=1e-6)
+    rows = {(r["parameter"], r["pair"]): r for r in comparison.statistics()}
+    assert rows["0.weight", "ANL-CDM"]["absolute max"] < 1e-8
+    assert rows["0.weight", "ANL-FDM"]["absolute max"] < 1e-5
+    assert rows["0.weight", "ANL-CDM"]["absolute max"] < rows["0.weight", "ANL-FDM"]["absolute max"]
+    assert "| 0.weight | CDM-FDM |" in str(comparison)
 
 
 def test_analytic_central_forward() -> None:
@@ -39,15 +51,22 @@ def test_average_errors_and_maximum_relative_difference() -> None:
     assert all(float(row[1]) <= 1e-5 for row in largest.rows)
 
 
-def test_allclose_without_batch_norm() -> None:
-    table = documents.allclose_without_batch_norm(X, Y)
+@pytest.fixture(scope="module")
+def a3() -> list[documents.Table]:
+    """The tables without batch norm, with it (2 and 3 layers), and with a rule that lacks a term (2 and 3)."""
+    tg.manual_seed(12345)
+    return documents.a3(X, Y)
+
+
+def test_allclose_without_batch_norm(a3: list[documents.Table]) -> None:
+    table = a3[0]
     assert table.ok
     assert [row[:2] for row in table.rows] == [(f"{depth}-layer network", "True") for depth in (2, 3, 4)]
 
 
 @pytest.mark.parametrize("depth", [2, 3])
-def test_batch_norm_is_right(depth: int) -> None:
-    table = documents.allclose_with_batch_norm(X, Y, depth)
+def test_batch_norm_is_right(a3: list[documents.Table], depth: int) -> None:
+    table = a3[depth - 1]
     assert table.ok
     assert set(table.column("allclose")) == {"True"}
     for layer, gradient, *_, verdict, why in table.rows:
@@ -62,8 +81,8 @@ def test_batch_norm_is_right(depth: int) -> None:
 
 
 @pytest.mark.parametrize("depth", [2, 3])
-def test_the_documents_flags_come_from_a_missing_variance_path(depth: int) -> None:
-    table = documents.allclose_with_batch_norm(X, Y, depth, variance_path=False)
+def test_the_documents_flags_come_from_a_missing_variance_path(a3: list[documents.Table], depth: int) -> None:
+    table = a3[depth + 1]
     assert not table.ok
     assert table.column("allclose") == [text.split()[0] for text in table.column("as printed")]
     assert "batch_norm" in table.notes[0]

@@ -81,7 +81,9 @@ class Then(nn.Module):
         (lambda: Then(nn.F.relu), BATCH, {"steps": 200}, "scores are cut off at 0"),
         (lambda: Then(lambda s: s, lambda h: h.detach()), BATCH, {"steps": 20},
          "first.weight, first.bias never moved: no gradient at all, so unused, or cut off"),
-        (lambda: nn.mlp([30, 20, 5]), (np.full((20, 30), np.nan), BATCH[1]), {}, "the loss is"),
+        (lambda: nn.mlp([30, 20, 5]), (np.full((20, 30), np.nan), BATCH[1]), {}, "the loss is nan at step 0"),
+        (lambda: nn.mlp([30, 20, 5]), BATCH, {"steps": 60, "lr": 3.0, "target": 0.0}, "jumps up and down: lower lr=3"),
+        (lambda: nn.mlp([30, 2, 5]), BATCH, {"steps": 60, "lr": 0.5}, "the loss is stuck: more hidden units"),
     ],
 )  # fmt: skip
 def test_it_says_why_not(model: Any, batch: Any, options: dict[str, Any], reason: str) -> None:

@@ -1,5 +1,7 @@
 """Copies run together give what they give one by one, in real and in complex numbers."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -7,9 +9,10 @@ from tests.gradcheck.cases import BLOCKS, LOSSES, case
 from tinygrad_cifar.gradcheck import sparse, stacked
 from tinygrad_cifar.gradcheck.probe import Directions, Entries, Probe
 from tinygrad_cifar.gradcheck.replay import record
+from tinygrad_cifar.operators import OPS
 from tinygrad_cifar.tensor import Tensor
 
-OPS = sorted({*BLOCKS, *LOSSES, "linear", "tanh", "softmax_cross_entropy"})
+NAMES = sorted({*BLOCKS, *LOSSES, "linear", "tanh", "softmax_cross_entropy"})
 
 
 def probes(op: str):
@@ -20,7 +23,7 @@ def probes(op: str):
         yield Probe(program, leaf, one, one), value
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", NAMES)
 def test_stacked_copies_equal_separate_runs(op: str) -> None:
     for probe, value in probes(op):
         entries = Entries(np.arange(value.size))
@@ -34,7 +37,7 @@ def test_stacked_copies_equal_separate_runs(op: str) -> None:
         np.testing.assert_allclose(probe.run(directions, 0.01), separate, rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", NAMES)
 def test_complex_steps_agree_with_real_ones(op: str) -> None:
     for probe, value in probes(op):
         if not probe.analytic:
@@ -46,6 +49,30 @@ def test_complex_steps_agree_with_real_ones(op: str) -> None:
         off = np.abs(probe.complex_slopes(entries) - found.value)
         assert (off <= found.error + 1e-12)[smooth].all()
         assert smooth.mean() > 0.9
+
+
+W = np.random.default_rng(0).standard_normal((3, 3))
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda w: w @ w,
+        lambda w: OPS["linear"](w, w),
+        lambda w: OPS["l2_penalty"](w, w, coefficient=0.1),
+        lambda w: w * w[0],
+        lambda w: w @ np.ones((2, 3, 3)),
+        lambda w: OPS["linear"](w[0], np.ones((2, 3))),
+        lambda w: np.transpose(w, (0, 1)),
+    ],
+)
+def test_where_a_short_way_does_not_hold_full_copies_are_made(f: Callable[[Tensor], Tensor]) -> None:
+    """An op may get the changed array twice, or in another shape than its short way is for."""
+    w = Tensor(W, requires_grad=True)
+    program, _ = record(lambda: f(w), {"w": w})
+    probe = Probe(program, 0, np.ones(f(w).shape), np.ones(f(w).shape))
+    separate = [program.run([W + 0.01 * e])[program.out] for e in np.eye(9).reshape(9, 3, 3)]
+    np.testing.assert_allclose(probe.run(Entries(np.arange(9)), 0.01), separate, rtol=1e-12, atol=1e-13)
 
 
 def test_an_op_without_a_line_in_the_table_runs_copy_by_copy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,9 @@
 """The strategies draw what they promise; check_op finds wrong ops and shows a program that does, too."""
 
+import math
 import subprocess
 import sys
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -11,12 +13,11 @@ from hypothesis import strategies as st
 
 import tinygrad_cifar as tg
 from tinygrad_cifar import nn
-from tinygrad_cifar.gradcheck import strategies
 from tinygrad_cifar.gradcheck.random_networks import RandomNetwork
 from tinygrad_cifar.gradcheck.strategies import arrays, broadcastable, check_op, code_of, networks, shapes, values
 
 
-@given(arrays(shapes(), strategies.dtypes()))
+@given(arrays(shapes(), tg.gradcheck.strategies.dtypes()))
 def test_code_makes_the_same_array_again(array: Any) -> None:
     again = eval(code_of(array), {"np": np})
     assert (again.dtype, again.shape) == (array.dtype, array.shape)
@@ -134,6 +135,11 @@ def test_an_empty_maximum_is_passed_over(x: Any) -> Any:
     return x.max()
 
 
+@check_op(values=values(0, 3), max_examples=20)
+def test_what_is_not_finite_is_passed_over(x: Any) -> Any:
+    return x.log()
+
+
 def test_the_result_is_a_test_for_pytest() -> None:
     assert test_a_composed_function.__name__ == "test_a_composed_function"
     assert test_a_composed_function.__doc__ == "Its own docstring."
@@ -212,7 +218,7 @@ WEIGHT = tg.Tensor([3.0, 4.0])
 
 
 def weighted(x: Any) -> Any:
-    return wrong_cube(x) * TABLE.sum().item() * WEIGHT.sum().item()
+    return mul(wrong_cube(x), math.pi) * TABLE.sum().item() * WEIGHT.sum().item()
 
 
 def test_the_program_is_there_for_every_kind_of_op() -> None:
@@ -220,6 +226,8 @@ def test_the_program_is_there_for_every_kind_of_op() -> None:
     text = failure(weighted)
     assert "TABLE = np.array([1.0, 2.0], 'float64')" in text
     assert "WEIGHT = tg.Tensor(np.array([3.0, 4.0], 'float64'))" in text
+    assert "import math as math" in text
+    assert "from _operator import mul" in text
     exec(text.split("This program shows it:\n\n")[1], {})
     typed: dict[str, Any] = {"tg": tg}
     exec("@tg.custom_op\ndef typed(x): return 2 * x\ntyped.gradient(lambda g, out, x: (3 * g,))", typed)

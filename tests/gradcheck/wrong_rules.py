@@ -1,18 +1,18 @@
 """Wrong gradient rules: every op, and every classic mistake. A checker has to find them all, and name the op.
 
-Most are the right rule with one thing changed. ``installed`` puts one in the place of the right rule for a while;
+Most are the right rule with one thing changed. ``replaced_rule`` puts one in the place of the right rule for a while;
 ``cases.py`` builds networks in which it matters.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tinygrad_cifar import ops  # noqa: F401  (fills the registry)
+from tinygrad_cifar.gradcheck.faults import batch_norm_paths, cross_entropy, gamma_without_x_hat, unbiased_variance
 from tinygrad_cifar.operators import OPS
 
 Rule = Callable[..., Any]
@@ -29,16 +29,6 @@ class WrongRule:
 
     def __str__(self) -> str:
         return f"{self.op}: {self.name}"
-
-
-@contextmanager
-def installed(wrong: WrongRule) -> Iterator[None]:
-    op = OPS[wrong.op]
-    right, op.rule = op.rule, wrong.rule
-    try:
-        yield
-    finally:
-        op.rule = right
 
 
 def right_gradients(op: str, *args: Any, **kwargs: Any) -> list[Any]:
@@ -170,90 +160,20 @@ def gelu_without_density(g: Any, out: Any, x: Any) -> Any:
     return (g * 0.5 * (1 + np.vectorize(math.erf)(x * math.sqrt(0.5))),)
 
 
-def cross_entropy_label_off_by_one(g: Any, out: Any, logits: Any, *, labels: Any, kept: Any) -> Any:
-    return right_gradients("softmax_cross_entropy", g, out, logits, labels=(labels + 1) % logits.shape[1], kept=kept)
-
-
-def cross_entropy_without_labels(g: Any, out: Any, logits: Any, *, labels: Any, kept: Any) -> Any:
-    return (probabilities(logits) * (g / len(labels)),)
-
-
 def cross_entropy_for_ones(g: Any, out: Any, logits: Any, *, labels: Any, kept: Any) -> Any:
     """Forgets the gradient from above: right only where that is 1."""
     return right_gradients("softmax_cross_entropy", np.ones_like(g), out, logits, labels=labels, kept=kept)
 
 
-def cross_entropy_without_mean(g: Any, out: Any, logits: Any, *, labels: Any, kept: Any) -> Any:
-    return right_gradients("softmax_cross_entropy", g * len(labels), out, logits, labels=labels, kept=kept)
-
-
-def cross_entropy_without_softmax(g: Any, out: Any, logits: Any, *, labels: Any, kept: Any) -> Any:
-    own = np.arange(logits.shape[1]) == labels[:, None]
-    return ((logits - own) * (g / len(labels)),)
-
-
-def cross_entropy_through_softmax_again(g: Any, out: Any, logits: Any, *, labels: Any, kept: Any) -> Any:
-    own = np.arange(logits.shape[1]) == labels[:, None]
-    p = probabilities(logits)
-    return ((p - own) * p * (1 - p) * (g / len(labels)),)
-
-
-def probabilities(logits: Any) -> Any:
-    p = np.exp(logits - logits.max(1, keepdims=True))
-    return p / p.sum(1, keepdims=True)
-
-
-def batch_norm_part(direct: float = 1, mean: float = 1, variance: float = 1) -> Rule:
-    """Batch norm's rule with its three paths weighted: 0 drops one."""
-
-    def rule(g: Any, out: Any, x: Any, gamma: Any, beta: Any, *, kept: Any, **settings: Any) -> Any:
-        x_hat, inv_std = standardised(x)
-        dgamma, dbeta = right_gradients("batch_norm", g, out, x, gamma, beta, kept=kept)[1:]
-        dx = gamma * inv_std * (direct * g - mean * g.mean(0) - variance * x_hat * (g * x_hat).mean(0))
-        return dx, dgamma, dbeta
-
-    return rule
-
-
-def standardised(x: Any) -> tuple[Any, Any]:
-    inv_std = 1 / np.sqrt(x.var(0) + 1e-5)
-    return (x - x.mean(0)) * inv_std, inv_std
-
-
-def batch_norm_variance_of_n_minus_1(
-    g: Any, out: Any, x: Any, gamma: Any, beta: Any, *, kept: Any, **settings: Any
-) -> Any:
-    n = len(g)
-    return batch_norm_part(variance=n / (n - 1))(g, out, x, gamma, beta, kept=kept)
-
-
-def batch_norm_without_gamma(g: Any, out: Any, x: Any, gamma: Any, beta: Any, *, kept: Any, **settings: Any) -> Any:
-    dx, dgamma, dbeta = right_gradients("batch_norm", g, out, x, gamma, beta, kept=kept)
-    return dx / gamma, dgamma, dbeta
-
-
-def batch_norm_gamma_without_x_hat(
-    g: Any, out: Any, x: Any, gamma: Any, beta: Any, *, kept: Any, **settings: Any
-) -> Any:
-    dx, _, dbeta = right_gradients("batch_norm", g, out, x, gamma, beta, kept=kept)
-    return dx, dbeta, dbeta
-
-
-def batch_norm_gamma_not_standardised(
-    g: Any, out: Any, x: Any, gamma: Any, beta: Any, *, kept: Any, **settings: Any
-) -> Any:
-    dx, _, dbeta = right_gradients("batch_norm", g, out, x, gamma, beta, kept=kept)
+def batch_norm_gamma_not_standardised(g: Any, out: Any, x: Any, *rest: Any, **settings: Any) -> Any:
+    dx, _, dbeta = right_gradients("batch_norm", g, out, x, *rest, **settings)
     return dx, (g * (x - x.mean(0))).sum(0), dbeta
 
 
-def batch_norm_of_running_averages(
-    g: Any, out: Any, x: Any, gamma: Any, beta: Any, *, kept: Any, **settings: Any
-) -> Any:
+def batch_norm_of_running_averages(g: Any, out: Any, x: Any, *rest: Any, **settings: Any) -> Any:
     """Takes the variance for the running average's, as after one step of momentum 0.1 from 1."""
-    inv_std = standardised(x)[1]
-    running = 1 / np.sqrt(0.9 + 0.1 * x.var(0) + 1e-5)
-    dx, dgamma, dbeta = right_gradients("batch_norm", g, out, x, gamma, beta, kept=kept)
-    return dx * running / inv_std, dgamma, dbeta
+    dx, dgamma, dbeta = right_gradients("batch_norm", g, out, x, *rest, **settings)
+    return dx * np.sqrt((x.var(0) + 1e-5) / (0.9 + 0.1 * x.var(0) + 1e-5)), dgamma, dbeta
 
 
 def mse_factor_missing(g: Any, out: Any, prediction: Any, target: Any) -> Any:
@@ -382,13 +302,13 @@ WRONG = [
     WrongRule("bias: mean over rows", "linear", linear_bias_mean, "n"),
     WrongRule("bias dropped", "linear", edited("linear", zero, only=2)),
     WrongRule("input halved", "linear", edited("linear", times(0.5), only=0), "factor"),
-    WrongRule("mean path missing", "batch_norm", batch_norm_part(mean=0), "mean path"),
-    WrongRule("variance path missing", "batch_norm", batch_norm_part(variance=0), "variance path"),
-    WrongRule("both paths missing", "batch_norm", batch_norm_part(mean=0, variance=0), "path"),
-    WrongRule("variance path's sign", "batch_norm", batch_norm_part(variance=-1)),
-    WrongRule("n-1 for n", "batch_norm", batch_norm_variance_of_n_minus_1),
-    WrongRule("gamma missing in dx", "batch_norm", batch_norm_without_gamma),
-    WrongRule("gamma's gradient without x_hat", "batch_norm", batch_norm_gamma_without_x_hat),
+    WrongRule("mean path missing", "batch_norm", batch_norm_paths(mean=0), "mean path"),
+    WrongRule("variance path missing", "batch_norm", batch_norm_paths(variance=0), "variance path"),
+    WrongRule("both paths missing", "batch_norm", batch_norm_paths(mean=0, variance=0), "path"),
+    WrongRule("variance path's sign", "batch_norm", batch_norm_paths(variance=-1)),
+    WrongRule("n-1 for n", "batch_norm", unbiased_variance),
+    WrongRule("gamma missing in dx", "batch_norm", batch_norm_paths(scale=False)),
+    WrongRule("gamma's gradient without x_hat", "batch_norm", gamma_without_x_hat),
     WrongRule("gamma's gradient not standardised", "batch_norm", batch_norm_gamma_not_standardised),
     WrongRule("zero, as for an upstream of ones", "batch_norm", edited("batch_norm", zero, only=0)),
     WrongRule("the running variance for the batch's", "batch_norm", batch_norm_of_running_averages),
@@ -396,13 +316,13 @@ WRONG = [
     WrongRule("mask ignored", "dropout", lambda g, out, x, *, mask: (g + 0 * mask,)),
     WrongRule("mask not scaled", "dropout", lambda g, out, x, *, mask: (g * (mask > 0),)),
     # Losses
-    WrongRule("missing 1/n", "softmax_cross_entropy", cross_entropy_without_mean, "n"),
-    WrongRule("label off by one", "softmax_cross_entropy", cross_entropy_label_off_by_one),
-    WrongRule("labels missing", "softmax_cross_entropy", cross_entropy_without_labels),
+    WrongRule("missing 1/n", "softmax_cross_entropy", cross_entropy(lambda p, y, s: (p - y) * len(p)), "n"),
+    WrongRule("label off by one", "softmax_cross_entropy", cross_entropy(lambda p, y, s: p - np.roll(y, 1, 1))),
+    WrongRule("labels missing", "softmax_cross_entropy", cross_entropy(lambda p, y, s: p)),
     WrongRule("sign", "softmax_cross_entropy", edited("softmax_cross_entropy", times(-1)), "sign"),
     WrongRule("right for an upstream of 1", "softmax_cross_entropy", cross_entropy_for_ones),
-    WrongRule("softmax missing", "softmax_cross_entropy", cross_entropy_without_softmax),
-    WrongRule("through softmax twice", "softmax_cross_entropy", cross_entropy_through_softmax_again),
+    WrongRule("softmax missing", "softmax_cross_entropy", cross_entropy(lambda p, y, s: s - y)),
+    WrongRule("through softmax twice", "softmax_cross_entropy", cross_entropy(lambda p, y, s: (p - y) * p * (1 - p))),
     WrongRule("factor 3", "binary_cross_entropy_with_logits", edited("binary_cross_entropy_with_logits", times(3))),
     WrongRule("sigmoid missing", "binary_cross_entropy_with_logits", binary_cross_entropy_without_sigmoid),
     WrongRule("own class missing", "hinge", hinge_without_own_class),

@@ -20,7 +20,7 @@ def preserved(f: Callable[[], Any], wrt: Mapping[str, Tensor], module: Any = Non
     tensors = list(wrt.values())
     generators = []
     for thing in [module, *_behind(f)]:
-        if hasattr(thing, "named_buffers") and hasattr(thing, "named_parameters"):
+        if hasattr(thing, "named_buffers"):  # a Module
             tensors += [t for _, t in (*thing.named_parameters(), *thing.named_buffers())]
         elif isinstance(thing, Tensor):
             tensors.append(thing)
@@ -49,5 +49,4 @@ def _behind(f: Callable[[], Any]) -> list[Any]:
     if inspect.isfunction(inner):
         found = inspect.getclosurevars(inner)
         things += [*found.nonlocals.values(), *found.globals.values(), *(inner.__defaults__ or ())]
-    flat = [y for x in things for y in (x if isinstance(x, list | tuple) else [x])]
-    return [x for x in flat if x is not None]
+    return [y for x in things for y in (x if isinstance(x, list | tuple) else [x])]
