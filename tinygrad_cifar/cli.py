@@ -49,35 +49,6 @@ def _words(name: str, words: Iterable[str]) -> Any:
     return Enum(name, {word: word for word in words})
 
 
-def _option_type(name: str, kind: Any) -> Any:
-    """The type that typer reads: a choice of words, a switch, a number or a text."""
-    if name in CHOICES:
-        return _words(name, CHOICES[name])
-    if kind in (tuple[int, ...], str | float):
-        return str
-    return kind
-
-
-def _setting_options(wanted: tuple[str, ...]) -> list[inspect.Parameter]:
-    kinds = get_type_hints(Config)
-    parameters = []
-    for setting in dataclasses.fields(Config):
-        if setting.metadata["group"] in wanted or setting.name in wanted:
-            default = "" if setting.default is None else f" (default {_written(setting.default)})"
-            words = CHOICES.get(setting.name, ())
-            option = typer.Option(
-                help=setting.metadata["meaning"] + _listed(words) + default,
-                metavar="WORD" if words else None,
-                rich_help_panel=setting.metadata["group"],
-                show_default=False,
-            )
-            annotation = Annotated[_option_type(setting.name, kinds[setting.name]) | None, option]  # type: ignore[valid-type]
-            parameters.append(
-                inspect.Parameter(setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-            )
-    return parameters
-
-
 def _listed(words: Iterable[str]) -> str:
     """The words of a choice, for the help text: its lines break between them, as those of a metavar do not."""
     return f": {', '.join(words)}" if words else ""
@@ -89,6 +60,45 @@ def _written(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+def _option(name: str, kind: Any, option: Any) -> inspect.Parameter:
+    """What typer reads as an option; it is None where it is not given."""
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+    )
+
+
+def _setting_option(setting: "dataclasses.Field[Any]", kind: Any) -> inspect.Parameter:
+    default = "" if setting.default is None else f" (default {_written(setting.default)})"
+    words = CHOICES.get(setting.name, ())
+    option = typer.Option(
+        help=setting.metadata["meaning"] + _listed(words) + default,
+        metavar="WORD" if words else None,
+        rich_help_panel=setting.metadata["group"],
+        show_default=False,
+    )
+    if words:
+        kind = _words(setting.name, words)
+    elif kind in (tuple[int, ...], str | float):
+        kind = str
+    return _option(setting.name, kind, option)
+
+
+Preset = _words("Preset", PRESETS)
+ABOUT_THE_RUN = {"data", "synthetic", "seed"}  # settings that make no other experiment of it
+BASES = [
+    _option(
+        "preset",
+        Preset,
+        typer.Option(
+            help="start from a network of the documents"
+            f"{_listed(PRESETS)} (default {DEFAULT}, if only images and seed are set)",
+            metavar="WORD",
+        ),
+    ),
+    _option("config", Path, typer.Option(help="start from the config.json of a run", exists=True, dir_okay=False)),
+]
+
+
 def with_settings(*wanted: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator: a command gets an option for settings of Config, which are named one by one or by their group.
 
@@ -97,40 +107,28 @@ def with_settings(*wanted: str) -> Callable[[Callable[..., None]], Callable[...,
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        options = _setting_options(wanted)
-        own = [p for p in inspect.signature(command).parameters.values() if p.name != "config"]
+        kinds = get_type_hints(Config)
+        options = [
+            _setting_option(setting, kinds[setting.name])
+            for setting in dataclasses.fields(Config)
+            if setting.metadata["group"] in wanted or setting.name in wanted
+        ]
+        own = [
+            p.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for p in inspect.signature(command).parameters.values() if p.name != "config"
+        ]  # fmt: skip
+        parameters = [*BASES, *own, *options]
 
         def wrapper(preset: Any, config: Path | None, **given: Any) -> None:
             settings = {p.name: value for p in options if (value := given.pop(p.name)) is not None}
             command(config=_config(preset, config, settings), **given)
 
-        base = list(inspect.signature(_base_options).parameters.values())
-        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*base, *own, *options)]
         functools.update_wrapper(wrapper, command)
         wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
         return wrapper
 
     return decorate
-
-
-Preset = _words("Preset", PRESETS)
-ABOUT_THE_RUN = {"data", "synthetic", "seed"}  # settings that make no other experiment of it
-
-
-def _base_options(
-    preset: Annotated[
-        Preset | None,  # type: ignore[valid-type]
-        typer.Option(
-            help="start from a network of the documents"
-            f"{_listed(PRESETS)} (default {DEFAULT}, if only images and seed are set)",
-            metavar="WORD",
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="start from the config.json of a run", exists=True, dir_okay=False)
-    ] = None,
-) -> None: ...
 
 
 def _config(preset: Enum | None, file: Path | None, settings: dict[str, Any]) -> Config:
