@@ -77,14 +77,27 @@ def test_a_setting_that_does_not_do_leaves_no_folder(shell: Shell) -> None:
     assert not Path("run").exists()
 
 
-def test_ctrl_c_before_the_training_says_that_there_is_nothing(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "module", "message"),
+    [
+        (("train", *SMALL, "--out", "run"), "train.runs", "killed; run was not begun"),
+        (("search", *SMALL, "--vary", "lam=0,1"), "search.farm", "killed; search.db has the trials so far"),
+        (("reproduce", "a1"), "recipes.reproduction", "interrupted; the same command goes on with what is in runs"),
+    ],
+)
+def test_ctrl_c_says_what_there_is(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], module: str, message: str
+) -> None:
+    if arguments[0] == "search":
+        pytest.importorskip("optuna", reason="needs Optuna: pip install 'tinygrad-cifar[search]'")
+
     def pressed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tinygrad_cifar.train.runs.load_data", pressed)
-    code, _, err = shell("train", *SMALL, "--out", "run")
+    monkeypatch.setattr(f"tinygrad_cifar.{module}.load_data", pressed)
+    code, _, err = shell(*arguments)
     assert code == cli.INTERRUPTED
-    assert "killed; run was not begun" in err
+    assert message in err
 
 
 def test_a_training_that_diverges_says_where_its_folder_is(shell: Shell) -> None:
@@ -168,6 +181,8 @@ def test_graph_without_dot(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Non
         (("check", "--synthetic", "--split", "all-200", "--images", "500"), "a subset of 500 images"),
         (("search", "--range-test", "--vary", "lr=log:1e-3:1"), "leave --vary out"),
         (("search", *SMALL), "as --vary lam="),
+        (("search", *SMALL, "--vary", "lam=0", "--vary", "lam=1"), "--vary names a setting twice"),
+        (("train", "--preset", "sigmoid", "--config", "file"), "--preset and --config both say where to start from"),
         (("reproduce", "a5"), "nothing is called 'a5'"),
     ],
 )

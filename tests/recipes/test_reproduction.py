@@ -7,7 +7,7 @@ import pytest
 
 from tests.recipes.conftest import SMALL
 from tinygrad_cifar.data import Cifar10
-from tinygrad_cifar.recipes import Document, Plan, Recipe, reproduce
+from tinygrad_cifar.recipes import Document, Plan, Recipe, reproduce, shows
 from tinygrad_cifar.recipes.recipe import Group, Search, Setting
 from tinygrad_cifar.recipes.reproduction import HAS_PYTORCH
 from tinygrad_cifar.recipes.shows import spread, verdict
@@ -87,14 +87,19 @@ def test_synthetic_images_are_compared_with_nothing(document: Document, performe
 
 @pytest.mark.usefixtures("as_cifar")
 def test_a_divergence_is_reported(document: Document, tmp_path: Path) -> None:
-    setting = document["two"].settings["η=.05"]
-    wild = {label: type(setting)(setting.config.with_settings(lr=lr), setting.document)
-            for label, lr in (("wild", 1e30), ("calm", 0.01))}  # fmt: skip
-    recipe = Recipe("wild", "9.3", "Too much", wild, document["two"].shows, repeats=1)
+    configs = {
+        "wild": SMALL.with_settings(lr=1e30),
+        "late": SMALL.with_settings(schedule="step", every=1, gamma=1e30),
+        "calm": SMALL.with_settings(lr=0.01),
+    }
+    settings = {label: Setting(config, {"test": 1.0}) for label, config in configs.items()}
+    recipe = Recipe("wild", "9.3", "Too much", settings, (*document["two"].shows, shows.last_losses), repeats=1)
     other = Document("wild", "Wild", "", (recipe,))
     reproduce({other: [recipe]}, Plan(tmp_path), lambda line: None)
     text = (tmp_path / "wild" / "report.md").read_text()
     assert "| wild | test | 1.00 | diverged | diverged |" in text
+    assert "| late | diverged |  |  |  |" in text
+    assert "Diverged: the cost of step" in text
 
 
 @pytest.mark.usefixtures("as_cifar")
