@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tinygrad_cifar as tg
-from tinygrad_cifar import nn
+from tinygrad_cifar import nn, optim
 from tinygrad_cifar.errors import CompileError
 
 F = nn.functional
@@ -50,7 +50,8 @@ def scaler(use):
 
 
 def parts(x):
-    if isinstance(x, tuple | list):
+    if isinstance(x, tuple | list | dict):
+        x = x.values() if isinstance(x, dict) else x
         return [part for i in x for part in parts(i)]
     return [np.asarray(x.data if isinstance(x, tg.Tensor) else x)]
 
@@ -89,6 +90,61 @@ def test_ways_that_take_turns_are_programs_of_their_own(use):
     ((*programs,),) = compiled.programs.values()
     assert len(programs) == 2
     assert len(compiled.recordings) == 4
+
+
+class Own(optim.SGD):
+    """Its rate falls with the steps, and its update computes with the rate."""
+
+    def coefficients(self, steps):
+        return {"lr": self.lr / (1 + steps), "momentum": self.momentum}
+
+    def update(self, w, g, t, *, lr, momentum):
+        w -= np.multiply(g, lr * (1 - momentum), out=t)
+
+
+RATE_READ = {
+    "not read": lambda loss, optimizer: loss, "returned": lambda loss, optimizer: {"loss": loss, "lr": optimizer.lr},
+    "scales": lambda loss, optimizer: loss * (optimizer.lr * 0.5),
+    "compared": lambda loss, optimizer: loss if optimizer.lr < 0.05 else -loss,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [optim.SGD, optim.Adam, Own])
+@pytest.mark.parametrize("read", RATE_READ.values(), ids=RATE_READ)
+def test_a_learning_rate_that_a_schedule_changes_may_be_read_in_the_step(read, kind):
+    results = []
+    for wrap in (lambda step: step, tg.compile):
+        model = nn.Linear(3, 2).astype(np.float64)
+        model.load_state_dict({"weight": np.arange(6).reshape(2, 3) / 6, "bias": np.zeros(2)})
+        optimizer = kind(model.parameters(), lr=0.1)
+
+        @wrap
+        def step(x, model=model, optimizer=optimizer):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(tg.Tensor(x)), np.array([0, 1, 1, 0]))
+            loss.backward()
+            optimizer.step()
+            for p in model.parameters():
+                p.data *= 1 - 0.01 * optimizer.lr
+            return read(loss, optimizer)
+
+        found = []
+        for i in range(40):
+            optimizer.lr = 0.1 / (1 + 0.1 * i)
+            found += [*parts(step(np.full((4, 3), i / 40) + np.eye(4, 3))), model.weight.numpy().copy()]
+            assert type(optimizer.lr) is float
+        results.append(found)
+    assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))
+    assert len(step.recordings) <= 4
+
+
+def test_a_learning_rate_taken_out_of_the_attributes_is_a_guard():
+    optimizer = optim.SGD([nn.Parameter(np.ones(3))], lr=0.1)
+    step = tg.compile(lambda x: tg.Tensor(x) * vars(optimizer)["lr"])
+    for rate in (0.1, 0.1, 0.1, 0.2, 0.2, 0.2):
+        optimizer.lr = rate
+        assert np.array_equal(step(np.ones(3)).numpy(), rate * np.ones(3))
+    assert "SGD.lr changed" in step.recordings
 
 
 def test_training_and_evaluation_in_turns():

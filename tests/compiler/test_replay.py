@@ -184,11 +184,11 @@ def test_an_optimiser_with_a_step_of_its_own():
 
     expected, x = np.ones(3, np.float32), np.arange(3, dtype=np.float32)
     for i in range(9):
-        optimizer.lr = [0.5, 0.25][i // 5]
+        optimizer.lr = 0.5 / (i + 1)
         step(x + i)
         expected -= optimizer.lr * (x + i)
         assert np.array_equal(w.numpy(), expected)
-    assert step.recordings[2] == "Own.lr changed"
+    assert len(step.recordings) == 2
 
 
 def test_explain_and_graph_show_the_program():

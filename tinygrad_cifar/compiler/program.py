@@ -199,7 +199,7 @@ class Program:
 
     def _numbers(self, recording: Recording) -> list[Line]:
         """The numbers of this step."""
-        lines = []
+        lines = [Line(f"lr{k} = {self.name(reader, 'x')}.lr") for k, reader in enumerate(recording.readers)]
         for k, (optimizer, slot, ahead) in enumerate(recording.rates):
             at = f"{self.name(slot, 'x')}.steps + {ahead}"
             lines.append(Line(f"c{k} = {self.name(optimizer, 'x')}.coefficients({at})"))

@@ -39,6 +39,7 @@ class Recording:
         self.tracer, self.around = Tracer(), Surroundings()
         self.inputs: dict[str, Any] = {}  # the arguments that are arrays and floats
         self.rates: list[tuple[Optimizer, Slot, int]] = []  # the optimisers' numbers: at which of the slot's updates
+        self.readers: list[Optimizer] = []  # whose learning rate the step itself reads
         self.counts: dict[Slot, int] = {}  # updates before
         self.versions: dict[Tensor, int] = {}
         self.cleared: set[Tensor] = set()  # that have no gradient when the step begins
@@ -118,6 +119,7 @@ class Recording:
             (Tensor, "grad", property(self._gradient, self._set_gradient)),
             (Tensor, "__init__", init), (Tensor, "__array__", as_array), (Module, "__call__", forward),
             (Optimizer, "step", lambda optimizer: update(optimizer) if self._idle() else self._update(optimizer)),
+            (Optimizer, "lr", property(self._rate, self._set_rate)),
             (random, "_streams", Random(random._streams)),
         ]  # fmt: skip
 
@@ -168,6 +170,18 @@ class Recording:
         if not self._idle() and tensor not in self._made:
             self.gradients[tensor] = gradient
 
+    def _rate(self, optimizer: Optimizer) -> Any:
+        rate = vars(optimizer)["lr"]
+        if self._idle() or type(rate) is not float:
+            return rate
+        self.around.reach(optimizer)
+        if optimizer not in self.readers:
+            self.readers.append(optimizer)
+        return Number(rate, f"lr{self.readers.index(optimizer)}")
+
+    def _set_rate(self, optimizer: Optimizer, rate: Any) -> None:
+        vars(optimizer)["lr"] = _value(rate)
+
     def _update(self, optimizer: Optimizer) -> None:
         """An optimiser's step: its bookkeeping is left to the program's end, its arithmetic is recorded."""
         self.around.reach(optimizer)
@@ -182,6 +196,7 @@ class Recording:
         self._paused = True
         try:
             segments = optimizer.advance()
+            coefficients = [optimizer.coefficients(segment.steps) for segment in segments]
         finally:
             self._paused = False
         for slot, array in zip(replaced, arrays, strict=True):  # where two optimisers share it, at every step
@@ -190,10 +205,9 @@ class Recording:
         self.around.accept(vars(optimizer), "_present", "_segments")
         for slot in optimizer._slots:
             self.around.accept(vars(slot.tensor), "data")
-        for segment in segments:
+        for segment, values in zip(segments, coefficients, strict=True):
             code, slot = f"c{len(self.rates)}", segment.slots[0]
             self.rates.append((optimizer, slot, segment.steps - self.counts[slot]))
-            values = optimizer.coefficients(segment.steps)
             numbers: Any = {name: Number(v, f"{code}[{name!r}]") for name, v in values.items()}
             blocks = []
             for block in segment.blocks:
@@ -253,9 +267,10 @@ class Recording:
                 f"the step draws from {label}, which the recording cannot see, so a replay would repeat what came of "
                 "it. Draw arrays from tinygrad_cifar.random.stream, or make them an argument of the step."
             )
-        if "lr" not in self.around.names:  # the optimisers' alone: a replay asks them for it
-            for optimizer, _, _ in self.rates:
-                self.around.places.pop((id(vars(optimizer)), "lr"), None)
+        if "__dict__" not in self.around.names:
+            for optimizer in [*self.readers, *[optimizer for optimizer, _, _ in self.rates]]:
+                if type(vars(optimizer)["lr"]) is float:  # a replay asks for it
+                    self.around.places.pop((id(vars(optimizer)), "lr"), None)
         return ""
 
     def _live(self, thing: Any, before: Any, written: set[int]) -> bool:
@@ -273,8 +288,10 @@ class Recording:
             if a[:-1] != b[:-1]:  # the line is no matter: the step may be called from several
                 _check_numbers(a, b, b.line)
                 return f"{b.line} does something else than {a.line} did"
-        if len(ours.operations) != len(theirs.operations) or self.rates != before.rates:
+        if len(ours.operations) != len(theirs.operations):
             return f"{len(ours.operations)} operations in place of {len(theirs.operations)}"
+        if self.rates != before.rates or self.readers != before.readers:
+            return "other optimisers are used"
         if [r.snapshot is None for r in ours.roots] != [r.snapshot is None for r in theirs.roots]:
             return "other memory is used"
         for number, (x, y) in enumerate(zip(theirs.roots, ours.roots, strict=True)):

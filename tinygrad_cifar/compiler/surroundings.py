@@ -203,6 +203,7 @@ class Surroundings:
                 thing = _inside(thing).get(name)
             elif operation in ("LOAD_GLOBAL", "STORE_GLOBAL"):
                 thing = function.__globals__.get(name)
+                self.names |= {"__dict__"} if name == "vars" else set()
                 if name in function.__globals__ and not isinstance(thing, types.ModuleType | type):
                     self.watch(function.__globals__, name, name)
                 yield thing
