@@ -105,8 +105,8 @@ class CompiledStep:
             if self._misses > ATTEMPTS * 4 or len(self.programs) > KINDS:
                 raise CompileError(
                     f"every call is a new one to the compiler, at last since {reason or 'a guard failed'}. A number "
-                    "that changes must be a float, float(x), or an array among the arguments; what else changes must stay "
-                    "outside."
+                    "that changes must be a float, as float(x), or an array among the arguments; what else changes "
+                    "must stay outside."
                 )
             if match:
                 candidates.remove(match)
