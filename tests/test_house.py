@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tinygrad_cifar"
 
 FLOORS = [
-    {"errors", "random", "operators", "operands", "tensor", "loops"},
+    {"errors", "random", "operators", "operands", "tensor", "loops", "tables"},
     {"ops"},
     {"engine"},
     {"gradcheck", "compiler", "nn", "optim"},

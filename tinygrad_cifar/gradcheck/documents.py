@@ -16,7 +16,7 @@ from tinygrad_cifar.gradcheck.faults import batch_norm_paths, replaced_rule
 from tinygrad_cifar.gradcheck.formula_check import document_names
 from tinygrad_cifar.gradcheck.methods import compare_methods
 from tinygrad_cifar.gradcheck.report import measures
-from tinygrad_cifar.gradcheck.tables import markdown
+from tinygrad_cifar.tables import markdown
 from tinygrad_cifar.tensor import Array, Tensor
 
 H = 1e-6  # the step of the numeric gradients

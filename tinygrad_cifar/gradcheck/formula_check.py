@@ -24,9 +24,9 @@ from tinygrad_cifar.gradcheck.faults import FAULTS, replaced_rule
 from tinygrad_cifar.gradcheck.formulas import Convention
 from tinygrad_cifar.gradcheck.replay import record
 from tinygrad_cifar.gradcheck.report import GradientReport, ParameterReport
-from tinygrad_cifar.gradcheck.tables import lined_up, markdown
 from tinygrad_cifar.gradcheck.verdicts import between
 from tinygrad_cifar.random import preserved
+from tinygrad_cifar.tables import lined_up, markdown
 from tinygrad_cifar.tensor import Array, Tensor
 
 CLOSE = 1e-7  # how far, relative to the largest gradient, two ways to compute one may round apart

@@ -11,7 +11,7 @@ from tinygrad_cifar.gradcheck.check import named, probes_for
 from tinygrad_cifar.gradcheck.probe import Probe, Probes
 from tinygrad_cifar.gradcheck.replay import record
 from tinygrad_cifar.gradcheck.state import preserved
-from tinygrad_cifar.gradcheck.tables import markdown
+from tinygrad_cifar.tables import markdown
 from tinygrad_cifar.tensor import Array, Tensor
 
 COLUMNS = ("parameter", "pair", "relative min", "relative max", "relative mean", "absolute max", "absolute mean")

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_cifar.gradcheck.tables import lined_up, markdown
 from tinygrad_cifar.gradcheck.verdicts import Findings
+from tinygrad_cifar.tables import lined_up, markdown
 from tinygrad_cifar.tensor import Array
 
 VERDICTS = ("agree", "zero", "kink", "unresolved", "wrong")

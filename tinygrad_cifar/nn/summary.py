@@ -9,6 +9,7 @@ import numpy as np
 
 from tinygrad_cifar.nn.layers import BatchNorm1d, Dropout, Flatten, Identity, Linear
 from tinygrad_cifar.nn.module import Module, count_parameters, preserved_modes
+from tinygrad_cifar.tables import lined_up
 from tinygrad_cifar.tensor import Tensor, no_grad
 
 
@@ -45,19 +46,14 @@ class Summary:
         return sum(layer.flops or 0 for layer in self.layers)
 
     def __str__(self) -> str:
-        rows = [("layer", "kind", "output", "parameters", "FLOPs")]
-        rows += [("", "input", _shape(self.input_shape), "", "")]
+        rows = [("", "input", _shape(self.input_shape), "", "")]
         for layer in self.layers:
             flops = "?" if layer.flops is None else f"{layer.flops:,}"
             rows.append((layer.name, layer.kind, _shape(layer.output_shape), f"{layer.parameters:,}", flops))
         rows += [("total", self.title, "", f"{self.parameters:,}", f"{self.flops:,}")]
-        widths = [max(len(row[column]) for row in rows) for column in range(5)]
-        lines = [
-            "  ".join(c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-            for row in rows
-        ]
-        rule = "-" * (sum(widths) + 8)
-        return "\n".join(line.rstrip() for line in (lines[0], rule, *lines[1:-1], rule, lines[-1]))
+        header, *lines, total = lined_up(("layer", "kind", "output", "parameters", "FLOPs"), rows, 3)
+        rule = "-" * len(header)
+        return "\n".join([header, rule, *lines, rule, total])
 
     __repr__ = __str__
 

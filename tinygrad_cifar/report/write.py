@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 
 from tinygrad_cifar.report.blocks import Block, Figure, Flag, Report, Table, Text
+from tinygrad_cifar.tables import markdown
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -104,9 +105,7 @@ def _markdown(block: Block) -> str:
         case Flag(text):
             return f"> **Note.** {text}"
         case Table():
-            rule = ["---" if i < block.numbers else "---:" for i in range(len(block.header))]
-            rows = [[cell.replace("|", "\\|") for cell in row] for row in (block.header, *block.rows)]
-            lines = [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])]
+            lines = markdown(block.header, block.rows, block.numbers)
             return "\n".join([f"{block.caption}\n" if block.caption else "", *lines]).strip()
         case Figure():
             if block.local:

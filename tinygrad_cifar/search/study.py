@@ -12,6 +12,7 @@ from tinygrad_cifar.errors import SearchError
 from tinygrad_cifar.search.order import Correlation, order_correlation
 from tinygrad_cifar.search.plan import Plan
 from tinygrad_cifar.search.space import Range, Space, Values, written
+from tinygrad_cifar.tables import lined_up
 
 if TYPE_CHECKING:
     from tinygrad_cifar.viz.figure import Picture
@@ -126,7 +127,8 @@ class Study:
         """The best trials as text, with the noise of seeds and every reason to doubt the ranking."""
         best, doubtful = self.best, {trial.number for trial in self.unseparated}
         names = self.plan.space.names
-        rows = [["trial", *names, "val %", "behind", "best epoch", "mean top 5", "train %"]]
+        header = ["trial", *names, "val %", "behind", "best epoch", "mean top 5", "train %"]
+        rows = []
         for trial in self.ranking[:top]:
             behind = 100 * (best.val_accuracy - trial.val_accuracy)
             accuracies = (trial.best_val_accuracy, trial.top5_val_accuracy, trial.train_accuracy)
@@ -135,9 +137,7 @@ class Study:
                 f"{100 * trial.val_accuracy:.2f}", f"{'~' if trial.number in doubtful else ''}{behind:.2f}",
                 *("" if accuracy is None else f"{100 * accuracy:.2f}" for accuracy in accuracies),
             ])  # fmt: skip
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-        return "\n".join([*lines, "", *self.notes()])
+        return "\n".join([*lined_up(header, rows, numbers=0), "", *self.notes()])
 
     def notes(self) -> list[str]:
         """What one should know before believing the ranking, a line each."""
