@@ -7,7 +7,7 @@ import pickletools
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -239,8 +239,7 @@ def _parse_binary(where: str, raw: bytes) -> _Part:
         )
     records = np.frombuffer(raw, np.uint8).reshape(BATCH, RECORD)
     images, labels = records[:, 1:], records[:, 0]
-    if (bad := _first_bad(labels.tolist())) is not None:
-        raise _wrong_label(where, bad, labels[bad], bad * RECORD)
+    _check_labels(where, labels.tolist(), lambda record: record * RECORD)
     return images, labels
 
 
@@ -259,14 +258,19 @@ def _parse_python(where: str, raw: bytes) -> _Part:
             f"{where}: wrong length: {rows:,} images of {columns:,} values and {len(labels):,} labels in "
             f"its {len(raw):,} bytes, not {BATCH:,} of {PIXELS:,}. {_AGAIN}"
         )
-    if (bad := _first_bad(labels)) is not None:
-        raise _wrong_label(where, bad, labels[bad], _label_position(raw, bad))
+    _check_labels(where, labels, lambda record: _label_position(raw, record))
     return images, np.array(labels, np.uint8)
 
 
-def _first_bad(labels: list[Any]) -> int | None:
-    good = range(len(CLASSES))
-    return next((i for i, label in enumerate(labels) if not (isinstance(label, int) and label in good)), None)
+def _check_labels(where: str, labels: list[Any], position: Callable[[int], int]) -> None:
+    """Refuse what is no class; ``position`` is the byte of a record's label."""
+    for record, label in enumerate(labels):
+        if not isinstance(label, int) or not 0 <= label < len(CLASSES):
+            what = label if isinstance(label, int) else f"({type(label).__name__})"
+            raise DataError(
+                f"{where}: record {record:,} (byte {position(record):,}) has the label {what}; those of CIFAR-10 are "
+                f"0 to {len(CLASSES) - 1}. The file is corrupt or another data set. {_AGAIN}"
+            )
 
 
 def _label_position(raw: bytes, record: int) -> int:
@@ -274,11 +278,3 @@ def _label_position(raw: bytes, record: int) -> int:
     tail = itertools.dropwhile(lambda operation: operation[1] != "labels", pickletools.genops(raw))
     numbers = (position or 0 for opcode, _, position in tail if opcode.name.startswith("BININT"))
     return next(itertools.islice(numbers, record, None), 0)
-
-
-def _wrong_label(where: str, record: int, label: Any, position: int) -> DataError:
-    what = label if isinstance(label, int | np.integer) else f"({type(label).__name__})"
-    return DataError(
-        f"{where}: record {record:,} (byte {position:,}) has the label {what}; those of CIFAR-10 are 0 to "
-        f"{len(CLASSES) - 1}. The file is corrupt or another data set. {_AGAIN}"
-    )
