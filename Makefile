@@ -2,8 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python -m
+NEW_ENOUGH := 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; name one, as PYTHON=python3.12")'
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export NO_MKDOCS_2_WARNING := 1
+# The texts of the project are UTF-8, whatever the locale.
+export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help train test lint format types docs notebook ci peers clean
@@ -45,8 +48,9 @@ clean:  ## remove everything that was generated, .venv too; runs/ stays
 	rm -rf $(VENV) site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# An environment without pip is one that could not be finished; one of an older Python would stay in the way.
 $(VENV)/.installed: pyproject.toml
-	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	test -x $(VENV)/bin/pip || ($(PYTHON) -c $(NEW_ENOUGH) && $(PYTHON) -m venv $(VENV))
 	$(RUN) pip install --quiet --editable .
 	touch $@
 

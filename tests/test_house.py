@@ -2,7 +2,9 @@
 
 import ast
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -149,3 +151,17 @@ def test_no_file_knows_the_machine_it_was_written_on() -> None:
                 if machine_path.search(line):
                     offences.append(f"{name}:{number}: {line.strip()}")
     assert not offences, "\n".join(offences)
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_an_old_python_is_refused_before_it_leaves_an_environment(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.version_info = (3, 10)")
+    unfinished = tmp_path / "venv" / "bin" / "python"
+    unfinished.parent.mkdir(parents=True)
+    unfinished.symlink_to(sys.executable)
+    command = ["make", f"PYTHON={sys.executable}", f"VENV={tmp_path / 'venv'}", f"{tmp_path / 'venv' / '.installed'}"]
+    old = os.environ | {"PYTHONPATH": str(tmp_path)}
+    run = subprocess.run(command, cwd=ROOT, env=old, capture_output=True, text=True)
+    assert run.returncode
+    assert "Python 3.11 or newer is needed" in run.stderr
+    assert list(tmp_path.glob("venv/**/*.*")) == [], "nothing was made"

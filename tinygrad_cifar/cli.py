@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import inspect
 import io
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable
@@ -35,6 +36,7 @@ def main() -> None:
     """Run the command line; what goes wrong is one message on stderr and exit code 1."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal or a pipe may not know every character
+    os.environ["MPLBACKEND"] = "agg"  # a notebook hands its own down, which may not be installed here
     try:
         app(prog_name="tinygrad-cifar")
     except (TinygradCifarError, OSError, MemoryError) as error:
@@ -323,8 +325,6 @@ def reproduce(
     synthetic: Annotated[bool, typer.Option("--synthetic", help="the synthetic stand-in instead of CIFAR-10")] = False,
 ) -> None:
     """Run the documents' experiments again and write reports that compare; what is finished is never run twice."""
-    import os
-
     from tinygrad_cifar import recipes
 
     if names == ["list"]:

@@ -15,6 +15,17 @@ from tinygrad_cifar import cli, viz
 from tinygrad_cifar.train import PRESETS, Config, load_run
 
 SMALL = ("--synthetic", "--split", "all-200", "--batch-size", "50", "--hidden", "8", "--epochs", "2", "--lr", "0.01")
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])}
+PROGRAM = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
+import tinygrad_cifar.data.cifar10 as cifar10
+from tinygrad_cifar.data import synthesise
+cifar10.synthesise = lambda: synthesise(600, 200)
+from tinygrad_cifar.cli import main
+main()
+"""
+"""The command line on a small set, for a process of its own."""
 
 
 def test_train_then_evaluate(shell: Shell) -> None:
@@ -251,22 +262,20 @@ except SystemExit:
     assert run.stdout.splitlines()[-1] == "loaded: []"
 
 
+def test_pictures_need_no_backend_of_a_notebook(tmp_path: Path) -> None:
+    """Jupyter's kernel hands MPLBACKEND to the commands that it runs, and matplotlib refuses what is not installed."""
+    command = [sys.executable, "-c", PROGRAM, "data", "--synthetic", "--grid", "grid.png"]
+    subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT | {"MPLBACKEND": "absent"}, check=True)
+    assert (tmp_path / "grid.png").exists()
+
+
 def test_ctrl_c_ends_with_130_and_a_whole_folder(tmp_path: Path) -> None:
     """A real process and a real signal, sent once the first epoch has been reported."""
-    program = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
-import tinygrad_cifar.data.cifar10 as cifar10
-from tinygrad_cifar.data import synthesise
-cifar10.synthesise = lambda: synthesise(600, 200)
-from tinygrad_cifar.cli import main
-main()
-"""
     arguments = ["train", *SMALL, "--epochs", "100000", "--out", "run"]
     process = subprocess.Popen(
-        [sys.executable, "-c", program, *arguments],
+        [sys.executable, "-c", PROGRAM, *arguments],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])},
+        env=ENVIRONMENT,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
