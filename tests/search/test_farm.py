@@ -19,6 +19,7 @@ from tinygrad_cifar.search import Range, Space, farm, load, search
 from tinygrad_cifar.search.storage import open_storage
 from tinygrad_cifar.train import Config
 
+COMMAND = farm.COMMAND  # which the tests replace
 SMALL = Config(hidden=(8,), epochs=2, batch_size=50, split="all-200", synthetic=True)
 
 
@@ -107,6 +108,14 @@ def test_ctrl_c_while_a_process_begins_is_no_traceback(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(cli.__file__).parents[1]}"}
     ended = subprocess.run([sys.executable, "-c", farm.WORKER], env=environment, capture_output=True)
     assert (ended.returncode, ended.stderr) == (130, b"")
+
+
+def test_a_process_does_not_import_what_lies_in_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "random.py").write_text("raise SystemExit('this is no module')")
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    command = [*COMMAND, "s.db", "search", "30", str(os.getpid())]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.stderr.startswith("error: the storage s.db cannot be opened")
 
 
 SETTINGS = ("--synthetic", "--split", "all-200", "--hidden", "8")

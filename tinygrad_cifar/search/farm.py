@@ -30,7 +30,7 @@ try:
 except KeyboardInterrupt:
     raise SystemExit(130)
 """  # not "python -m", which could not keep quiet about a Ctrl-C that comes while it imports
-COMMAND = [sys.executable, "-c", WORKER]
+COMMAND = [sys.executable, "-P", "-c", WORKER]  # -P: a random.py in the folder is none of its modules
 
 
 def search(
