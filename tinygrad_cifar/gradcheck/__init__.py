@@ -1,4 +1,26 @@
-"""Gradient checks that say which side is wrong, and why."""
+"""Gradient checks that say which side is wrong, and why.
+
+The files, in an order in which to read them:
+
+    check            what a check does, from f to the report
+    replay, state    f is called once, its ops are recorded; whatever it changes is put back
+    numeric          slopes from differences, with error bars; complex steps
+    probe            the numeric side: slopes of a recorded program by the entries of one leaf
+    stacked, ways, sparse   many changed copies of a program at once; how each op takes them; changes of one entry
+    kinks            where the ops have kinks, and how far from them each unit is
+    verdicts         both sides of each entry, and what they mean
+    reasons          why an entry is zero, a kink or unresolved
+    blame, patterns  which op is wrong, and what its error looks like
+    unrecorded       whether f does more than its record tells
+    report, tables   what is printed
+
+Beside these, for gradients that were derived by hand, and for tests:
+
+    formulas, faults, formula_check   gradients in NumPy, the classic mistakes, and who is wrong
+    methods, documents                the tables of assignments, with differences of one step
+    overfit                           can a network learn a few images by heart?
+    random_networks, strategies       what property tests draw; check_op
+"""
 
 import importlib
 from typing import Any

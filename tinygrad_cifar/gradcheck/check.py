@@ -13,15 +13,13 @@ import numpy as np
 from tinygrad_cifar.engine import grad
 from tinygrad_cifar.errors import ConfigError, GraphError
 from tinygrad_cifar.gradcheck import blame, reasons
-from tinygrad_cifar.gradcheck.probe import Directions, Entries, Probes
+from tinygrad_cifar.gradcheck.probe import Entries, probes_for
 from tinygrad_cifar.gradcheck.replay import record
 from tinygrad_cifar.gradcheck.report import Blame, GradientReport, ParameterReport
 from tinygrad_cifar.gradcheck.state import preserved
+from tinygrad_cifar.gradcheck.unrecorded import unrecorded
 from tinygrad_cifar.gradcheck.verdicts import Sides, scaled
-from tinygrad_cifar.gradcheck.witness import unrecorded
-from tinygrad_cifar.tensor import Array, Tensor
-
-DIRECTIONS = 8
+from tinygrad_cifar.tensor import Tensor
 
 Wrt = Any  # a Module, {name: Tensor}, [Tensor, ...] or one Tensor
 
@@ -151,17 +149,6 @@ def _why_not_together(sides: Sides) -> str:
         "their gradients do not add up: does one use what another call left behind (a cache, a global), or err only "
         "where numbers are equal?"
     )
-
-
-def probes_for(leaf: Array, entries: int | str, rng: np.random.Generator) -> Probes:
-    """The entries, or directions, of a parameter that are checked."""
-    if entries == "directions":
-        return Directions(rng.standard_normal((DIRECTIONS, *leaf.shape)))
-    if entries != "all" and (isinstance(entries, str) or entries < 1):
-        raise ConfigError(f"entries is 'all', 'directions' or a number above 0, not {entries!r}.")
-    if entries == "all" or int(entries) >= leaf.size:
-        return Entries(np.arange(leaf.size))
-    return Entries(np.sort(rng.choice(leaf.size, int(entries), replace=False)))
 
 
 def _gradient_of(

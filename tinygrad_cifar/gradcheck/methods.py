@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_cifar.gradcheck.check import named, probes_for
-from tinygrad_cifar.gradcheck.probe import Probe, Probes
+from tinygrad_cifar.gradcheck.check import named
+from tinygrad_cifar.gradcheck.probe import Probe, Probes, probes_for
 from tinygrad_cifar.gradcheck.replay import record
 from tinygrad_cifar.gradcheck.state import preserved
 from tinygrad_cifar.tables import markdown

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_cifar.errors import ConfigError
 from tinygrad_cifar.gradcheck import numeric, stacked
 from tinygrad_cifar.gradcheck.kinks import margins
 from tinygrad_cifar.gradcheck.numeric import TINY, Slopes
@@ -18,6 +19,7 @@ from tinygrad_cifar.gradcheck.replay import Program, Step
 from tinygrad_cifar.gradcheck.sparse import SHORTCUTS, Sparse, dense
 from tinygrad_cifar.tensor import Array
 
+DIRECTIONS = 8  # in each parameter, where directions are asked for
 BATCH = 2**16  # numbers in the largest array of a batch of copies: it stays in the cache
 
 
@@ -67,6 +69,17 @@ class Directions:
 
 
 Probes = Entries | Directions
+
+
+def probes_for(leaf: Array, entries: int | str, rng: np.random.Generator) -> Probes:
+    """The entries, or directions, of a parameter that are checked."""
+    if entries == "directions":
+        return Directions(rng.standard_normal((DIRECTIONS, *leaf.shape)))
+    if entries != "all" and (isinstance(entries, str) or entries < 1):
+        raise ConfigError(f"entries is 'all', 'directions' or a number above 0, not {entries!r}.")
+    if entries == "all" or int(entries) >= leaf.size:
+        return Entries(np.arange(leaf.size))
+    return Entries(np.sort(rng.choice(leaf.size, int(entries), replace=False)))
 
 
 class Probe:
