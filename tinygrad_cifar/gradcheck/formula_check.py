@@ -40,12 +40,12 @@ class FormulaVerdict:
 
     name: str
     wrong: str  # "", "yours", "backprop" or "both"
-    term: str = ""  # what is wrong about yours
-    index: tuple[int, ...] = ()  # the entry in which yours is farthest off, and its values
-    yours: float = math.nan
-    backprop: float = math.nan
-    numeric: float = math.nan
-    error: float = math.nan
+    index: tuple[int, ...]  # the entry in which yours is farthest off, and its values
+    yours: float
+    backprop: float
+    numeric: float
+    error: float
+    term: str = field(default="", kw_only=True)  # what is wrong about yours
 
     @property
     def yours_wrong(self) -> bool:
@@ -136,9 +136,8 @@ def check_formula(
     theirs = case.ask(compute_gradients)
     report = check_gradients(case.cost, case.parameters, entries="all" if entries is None else entries)
     verdicts = {name: _judge(case, theirs[name], report.parameters[name]) for name in reversed(case.parameters)}
-    ordered = dict(sorted(verdicts.items(), key=lambda item: -_layer(item[0])))
-    _explain(case, theirs, ordered)
-    return FormulaReport(ordered, report)
+    _explain(case, theirs, verdicts)
+    return FormulaReport(verdicts, report)
 
 
 def document_names(network: nn.Module) -> dict[str, Tensor]:
@@ -218,11 +217,11 @@ def _judge(case: _Case, theirs: Array, report: ParameterReport) -> FormulaVerdic
     outside &= ~((f.verdicts == "kink") & between(yours, f.left, f.right, slack))
     outside |= ~np.isfinite(yours) | turned
     off = np.nan_to_num(np.abs(yours - f.numeric) / slack, nan=np.inf)
-    worst = int(np.argmax(np.where(outside == outside.any(), off, -1))) if len(yours) else 0
+    worst = int(np.argmax(np.where(outside == outside.any(), off, -1)))
     sides = ["yours"] * bool(outside.any()) + ["backprop"] * (report.verdict == "wrong")
-    values = [float(side[worst]) for side in (yours, f.analytic, f.numeric, f.error)] if len(yours) else []
-    index = f.probes.index(worst, report.shape) if len(yours) else ()
-    return FormulaVerdict(report.name, "both" if len(sides) > 1 else "".join(sides), "", index, *values)
+    wrong = "both" if len(sides) > 1 else "".join(sides)
+    values = [float(side[worst]) for side in (yours, f.analytic, f.numeric, f.error)]
+    return FormulaVerdict(report.name, wrong, f.probes.index(worst, report.shape), *values)
 
 
 # Which term is wrong -------------------------------------------------------------------------------------------------
@@ -341,4 +340,4 @@ def _mistaken(case: _Case) -> Iterator[tuple[str, dict[str, Array]]]:
 
 
 def _layer(name: str) -> int:
-    return int("".join(c for c in name if c.isdigit()) or 0)
+    return int("".join(filter(str.isdigit, name)))

@@ -12,7 +12,7 @@ import numpy as np
 
 from tinygrad_cifar.gradcheck.replay import Program, Step
 from tinygrad_cifar.gradcheck.sparse import Sparse, dense, shortcut
-from tinygrad_cifar.gradcheck.ways import STACKED
+from tinygrad_cifar.gradcheck.ways import STACKED, count
 from tinygrad_cifar.operators import OPS
 from tinygrad_cifar.tensor import Array
 
@@ -63,13 +63,12 @@ def is_built_in(step: Step) -> bool:
 
 
 def one_by_one(step: Step, arguments: list[Any], flags: list[bool]) -> Array:
-    count = next(len(a) for a, stacked in zip(arguments, flags, strict=True) if stacked)
     dtype = np.result_type(*[a for a, stacked in zip(arguments, flags, strict=True) if stacked])
     if dtype.kind == "c":
         arguments = [a.astype(dtype) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in arguments]
-    one = [[a[k] if stacked else a for a, stacked in zip(arguments, flags, strict=True)] for k in range(count)]
-    # A forward may work in place on what it is given; the copies of the next round need it unchanged.
-    return np.stack([step.forward([np.asarray(a) if isinstance(a, np.generic) else a for a in row]) for row in one])
+    each = list(zip(arguments, flags, strict=True))
+    copies = [[a[k, ...] if stacked else a for a, stacked in each] for k in range(count(arguments, flags))]
+    return np.stack([step.forward(copy) for copy in copies])
 
 
 # Where the complex step holds: functions that are analytic, on each side of their kinks, as they are written.

@@ -17,13 +17,20 @@ def _ndim(x: Any, stacked: bool) -> int:
     return np.ndim(x) - stacked
 
 
+def count(arguments: list[Any], flags: list[bool]) -> int:
+    """How many copies there are."""
+    return next(len(a) for a, f in zip(arguments, flags, strict=True) if f)
+
+
 def aligned(arguments: list[Any], flags: list[bool]) -> list[Any]:
-    """Operands that broadcast from the right: a stacked one with fewer axes gets more, behind that of the copies."""
+    """Operands that broadcast from the right: a stacked one with fewer axes gets more."""
     ndim = max(_ndim(a, f) for a, f in zip(arguments, flags, strict=True))
-    return [
-        a.reshape(len(a), *(1,) * (ndim - a.ndim + 1), *a.shape[1:]) if f else a
-        for a, f in zip(arguments, flags, strict=True)
-    ]
+    return [_widened(a, ndim) if f else a for a, f in zip(arguments, flags, strict=True)]
+
+
+def _widened(x: Array, ndim: int) -> Array:
+    """Copies of ``ndim`` axes each: what they lack stands behind the axis of the copies."""
+    return x.reshape(len(x), *(1,) * (ndim - x.ndim + 1), *x.shape[1:])
 
 
 def shifted_axes(axis: Any, ndim: int, stacked: bool = True) -> tuple[int, ...]:
@@ -79,7 +86,7 @@ def _broadcast(step: Step, arguments: list[Any], flags: list[bool]) -> Array:
     (x,) = arguments
     shape = step.kwargs["shape"]
     shape = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
-    return np.broadcast_to(x.reshape(len(x), *(1,) * (len(shape) - x.ndim + 1), *x.shape[1:]), (len(x), *shape))
+    return np.broadcast_to(_widened(x, len(shape)), (len(x), *shape))
 
 
 def _matmul(step: Step, arguments: list[Any], flags: list[bool]) -> Array | None:
@@ -107,26 +114,25 @@ def _linear(step: Step, arguments: list[Any], flags: list[bool]) -> Array | None
     if _ndim(x, flags[0]) < 2:
         return None
     if flags[1]:
-        rows = x if _ndim(x, flags[0]) == 2 else x.reshape(*x.shape[: flags[0]], -1, x.shape[-1])
-        out = rows @ weight.swapaxes(-1, -2)
-        out = out.reshape(len(weight), *x.shape[flags[0] : -1], weight.shape[1])
+        rows = x.reshape(*x.shape[: flags[0]], -1, x.shape[-1])
+        out = (rows @ weight.swapaxes(-1, -2)).reshape(len(weight), *x.shape[flags[0] : -1], weight.shape[1])
     else:
         out = _rows_times(x, weight.T)
     for b in bias:
-        out = out + (b.reshape(len(b), *(1,) * (_ndim(x, flags[0]) - 1), -1) if flags[2] else b)
+        out = out + (_widened(b, _ndim(x, flags[0])) if flags[2] else b)
     return out
 
 
 def _batch_norm(step: Step, arguments: list[Any], flags: list[bool]) -> Array:
     """Batch norm treats its columns one by one, so K copies are K times as many columns."""
-    count = next(len(a) for a, f in zip(arguments, flags, strict=True) if f)
-    x, gamma, beta = [a if f else np.broadcast_to(a, (count, *a.shape)) for a, f in zip(arguments, flags, strict=True)]
+    k = count(arguments, flags)
+    x, gamma, beta = [a if f else np.broadcast_to(a, (k, *a.shape)) for a, f in zip(arguments, flags, strict=True)]
     n, features = x.shape[1:]
-    wide = x.swapaxes(0, 1).reshape(n, count * features)
+    wide = x.swapaxes(0, 1).reshape(n, k * features)
     dtype = np.result_type(x, gamma, beta)  # its forward works in place: no real array may receive complex values
     wide, gamma, beta = (a.astype(dtype, copy=False) for a in (wide, gamma.ravel(), beta.ravel()))
     out, _ = step.op.forward(wide, gamma, beta, eps=step.kwargs.get("eps", 1e-5))
-    return out.reshape(n, count, features).swapaxes(0, 1)
+    return out.reshape(n, k, features).swapaxes(0, 1)
 
 
 def _softmax_cross_entropy(step: Step, arguments: list[Any], flags: list[bool]) -> Array:
@@ -163,7 +169,7 @@ def _binary_cross_entropy(step: Step, arguments: list[Any], flags: list[bool]) -
 
 def _mse(step: Step, arguments: list[Any], flags: list[bool]) -> Array:
     prediction, target = arguments
-    difference = (prediction - target).reshape(max(len(a) for a, f in zip(arguments, flags, strict=True) if f), -1)
+    difference = (prediction - target).reshape(count(arguments, flags), -1)
     return (difference * difference).sum(1) / difference.shape[1]
 
 
