@@ -130,21 +130,12 @@ def test_a_learning_rate_that_a_schedule_changes_may_be_read_in_the_step(read, k
 
         found = []
         for i in range(40):
-            optimizer.lr = 0.1 / (1 + 0.1 * i)
+            optimizer.lr = np.float64(0.1) / (1 + 0.1 * i)
             found += [*parts(step(np.full((4, 3), i / 40) + np.eye(4, 3))), model.weight.numpy().copy()]
             assert type(optimizer.lr) is float
         results.append(found)
     assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))
     assert len(step.recordings) <= 4
-
-
-def test_a_learning_rate_taken_out_of_the_attributes_is_a_guard():
-    optimizer = optim.SGD([nn.Parameter(np.ones(3))], lr=0.1)
-    step = tg.compile(lambda x: tg.Tensor(x) * vars(optimizer)["lr"])
-    for rate in (0.1, 0.1, 0.1, 0.2, 0.2, 0.2):
-        optimizer.lr = rate
-        assert np.array_equal(step(np.ones(3)).numpy(), rate * np.ones(3))
-    assert "SGD.lr changed" in step.recordings
 
 
 def test_training_and_evaluation_in_turns():
@@ -189,5 +180,5 @@ def test_a_value_that_is_never_the_same_is_told_with_its_line():
 
 def test_a_whole_number_that_counts_is_told():
     step = tg.compile(lambda x, i: tg.Tensor(x) * i)
-    with pytest.raises(CompileError, match="A number that changes must be a float"):
+    with pytest.raises(CompileError, match="must be an array or a float"):
         call(step, range(99))

@@ -88,6 +88,27 @@ def test_any_sizes_blocks_and_missing_gradients_give_the_same_result(
         np.testing.assert_array_equal(p.data, q.data)
 
 
+@pytest.mark.parametrize("wrap", [lambda step: step, compile])
+def test_numbers_of_numpy_are_python_numbers(wrap: Any) -> None:
+    results = []
+    for number in (float, np.float64):
+        w = nn.Parameter(np.linspace(0.1, 1, 7, dtype=np.float32))
+        optimizer = optim.SGD([w], lr=number(0.1), momentum=number(0.9), weight_decay=number(0.01))
+
+        def step(x: Any, w: Any = w, optimizer: Any = optimizer) -> None:
+            optimizer.zero_grad()
+            (w * Tensor(x)).sum().backward()
+            optimizer.step()
+
+        run = wrap(step)
+        for i in range(5):
+            optimizer.lr = number(0.1) / (i + 1)
+            run(np.linspace(1, 2, 7, dtype=np.float32))
+        results.append((w.data.copy(), optimizer.lr, type(optimizer.lr), repr(optimizer.lr)))
+    assert np.array_equal(results[0][0], results[1][0])
+    assert results[0][1:] == results[1][1:] == (0.1 / 5, float, repr(0.1 / 5))
+
+
 def test_a_parameter_without_gradient_is_left_alone_and_so_is_its_state() -> None:
     params = [ones(3), ones(3), ones(3)]
     optimizer = optim.Adam(params, lr=0.1, weight_decay=0.5)

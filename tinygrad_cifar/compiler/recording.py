@@ -119,7 +119,7 @@ class Recording:
             (Tensor, "grad", property(self._gradient, self._set_gradient)),
             (Tensor, "__init__", init), (Tensor, "__array__", as_array), (Module, "__call__", forward),
             (Optimizer, "step", lambda optimizer: update(optimizer) if self._idle() else self._update(optimizer)),
-            (Optimizer, "lr", property(self._rate, self._set_rate)),
+            (Optimizer, "lr", property(self._rate, vars(Optimizer)["lr"].fset)),
             (random, "_streams", Random(random._streams)),
         ]  # fmt: skip
 
@@ -171,16 +171,12 @@ class Recording:
             self.gradients[tensor] = gradient
 
     def _rate(self, optimizer: Optimizer) -> Any:
-        rate = vars(optimizer)["lr"]
-        if self._idle() or type(rate) is not float:
-            return rate
+        if self._idle():
+            return optimizer._lr
         self.around.reach(optimizer)
         if optimizer not in self.readers:
             self.readers.append(optimizer)
-        return Number(rate, f"lr{self.readers.index(optimizer)}")
-
-    def _set_rate(self, optimizer: Optimizer, rate: Any) -> None:
-        vars(optimizer)["lr"] = _value(rate)
+        return Number(optimizer._lr, f"lr{self.readers.index(optimizer)}")
 
     def _update(self, optimizer: Optimizer) -> None:
         """An optimiser's step: its bookkeeping is left to the program's end, its arithmetic is recorded."""
@@ -196,7 +192,7 @@ class Recording:
         self._paused = True
         try:
             segments = optimizer.advance()
-            coefficients = [optimizer.coefficients(segment.steps) for segment in segments]
+            coefficients = [optimizer.numbers(segment) for segment in segments]
         finally:
             self._paused = False
         for slot, array in zip(replaced, arrays, strict=True):  # where two optimisers share it, at every step
@@ -267,10 +263,8 @@ class Recording:
                 f"the step draws from {label}, which the recording cannot see, so a replay would repeat what came of "
                 "it. Draw arrays from tinygrad_cifar.random.stream, or make them an argument of the step."
             )
-        if "__dict__" not in self.around.names:
-            for optimizer in [*self.readers, *[optimizer for optimizer, _, _ in self.rates]]:
-                if type(vars(optimizer)["lr"]) is float:  # a replay asks for it
-                    self.around.places.pop((id(vars(optimizer)), "lr"), None)
+        for optimizer in [*self.readers, *[optimizer for optimizer, _, _ in self.rates]]:
+            self.around.places.pop((id(vars(optimizer)), "_lr"), None)  # a replay asks for it
         return ""
 
     def _live(self, thing: Any, before: Any, written: set[int]) -> bool:

@@ -104,9 +104,9 @@ class CompiledStep:
             self._misses += 1
             if self._misses > ATTEMPTS * 4 or len(self.programs) > KINDS:
                 raise CompileError(
-                    f"every call is a new one to the compiler, at last since {reason or 'a guard failed'}. A number "
-                    "that changes must be a float, as float(x), or an array among the arguments; what else changes "
-                    "must stay outside."
+                    f"every call is a new one to the compiler, at last since {reason or 'a guard failed'}. What "
+                    "changes must be an array or a float (float(x)) among the arguments, or lists, tuples and dicts of "
+                    "them; what else changes must stay outside."
                 )
             if match:
                 candidates.remove(match)

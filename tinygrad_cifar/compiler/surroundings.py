@@ -131,7 +131,7 @@ class Surroundings:
             return self._module(thing)
         if isinstance(thing, Optimizer):
             for name in vars(thing):
-                self.watch(vars(thing), name, f"{type(thing).__name__}.{name}")
+                self.watch(vars(thing), name, f"{type(thing).__name__}.{name.lstrip('_')}")
             return [method for name in ("step", "update", "coefficients") for method in _methods(thing, name)]
         return self._contained(thing) if isinstance(thing, _CONTAINERS) else self._object(thing)
 
@@ -203,7 +203,6 @@ class Surroundings:
                 thing = _inside(thing).get(name)
             elif operation in ("LOAD_GLOBAL", "STORE_GLOBAL"):
                 thing = function.__globals__.get(name)
-                self.names |= {"__dict__"} if name == "vars" else set()
                 if name in function.__globals__ and not isinstance(thing, types.ModuleType | type):
                     self.watch(function.__globals__, name, name)
                 yield thing

@@ -15,7 +15,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -104,10 +104,19 @@ class Optimizer:
         require(lr >= 0, "lr", lr, "at least 0")
         require(weight_decay >= 0, "weight_decay", weight_decay, "at least 0")
         self.lr = lr
-        self.weight_decay = weight_decay
+        self.weight_decay = float(weight_decay)
         self._slots = _pack(_checked(params), self.state_names)
         self._present: list[bool] = []
         self._segments: list[Segment] = []
+
+    @property
+    def lr(self) -> float:
+        """The learning rate, a Python number; set it before a step, as a schedule does."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, value: SupportsFloat) -> None:
+        self._lr = float(value)
 
     def coefficients(self, steps: int) -> dict[str, float]:
         """The Python numbers that ``update`` needs at the parameters' ``steps``-th update, counted from 1."""
@@ -127,7 +136,7 @@ class Optimizer:
             DtypeError, ShapeError: a parameter or its gradient was replaced by one of another dtype or shape.
         """
         for segment in self.advance():
-            self.apply(segment, segment.gradient(), self.coefficients(segment.steps))
+            self.apply(segment, segment.gradient(), self.numbers(segment))
 
     def advance(self) -> list[Segment]:
         """Everything about a step that is not arithmetic: which parameters take part, and counting their updates."""
@@ -148,6 +157,10 @@ class Optimizer:
         if present != self._present:
             self._present, self._segments = present, _segments(self._slots, present)
         return self._segments
+
+    def numbers(self, segment: Segment) -> dict[str, float]:
+        """The coefficients of this step as Python numbers: NumPy's would bring a precision of their own."""
+        return {name: float(value) for name, value in self.coefficients(segment.steps).items()}
 
     def apply(self, segment: Segment, gradient: Array, coefficients: Mapping[str, float]) -> None:
         """The arithmetic of a step on one segment, whose flat gradient is ``gradient``."""
@@ -215,7 +228,7 @@ class Optimizer:
                 yield f"{name}.{i}", slot.shaped(slot.flat.state[name])
 
     def __repr__(self) -> str:
-        numbers = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        numbers = {"lr": self.lr, **{name: value for name, value in vars(self).items() if not name.startswith("_")}}
         settings = ", ".join(f"{name}={value!r}" for name, value in numbers.items() if name != "state_names")
         return f"{type(self).__name__}({settings})"
 
