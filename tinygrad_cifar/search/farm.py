@@ -89,7 +89,7 @@ def search(
     with explained(where):
         study = begin_study(where, name, plan)
         _run_processes(arguments, jobs, study, say)
-        return load(name, where)
+        return _read(study)
 
 
 def load(name: str = "search", storage: str | os.PathLike[str] = STORAGE) -> Study:
