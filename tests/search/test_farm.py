@@ -82,6 +82,15 @@ def test_storages_that_cannot_be_had_are_explained() -> None:
     assert not Path("s.db").exists()
 
 
+def test_a_driver_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise ImportError("No module named 'psycopg'")
+
+    monkeypatch.setattr(optuna.storages, "RDBStorage", missing)
+    with pytest.raises(SearchError, match=r"is not installed\. For PostgreSQL: pip install 'psycopg\[binary\]'"):
+        load("s", "postgresql+psycopg://host/name")
+
+
 def test_a_storage_that_cannot_be_written_is_explained() -> None:
     search({"lr": [0.1]}, SMALL, storage="s.db")
     with pytest.raises(SearchError, match=r"the storage sqlite:.* failed: .*readonly"):

@@ -199,6 +199,13 @@ def test_what_cannot_be_drawn_is_said() -> None:
     with pytest.raises(ConfigError, match="with a Module only"):
         tg.viz.graph((t * 2).sum(), (4, 6))
 
+    class Pair(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x, x
+
+    with pytest.raises(ConfigError, match="one Tensor, and Pair returned a tuple"):
+        tg.viz.graph(Pair(), (4, 6))
+
 
 def test_dot_text_is_written_without_dot(tmp_path: Path) -> None:
     drawing = tg.viz.graph(nn.mlp([6, 3]), (4, 6), direction="LR")

@@ -10,6 +10,7 @@ WITH_BN = TWO_CYCLES.with_settings(batch_norm=True)
 DEEP = (50, 30, 20, 20, 10, 10, 10, 10)
 BEST = WITH_BN.with_settings(lam=0.0041, cycles=3)
 OVERFIT = WITH_BN.with_settings(lam=0.0, subset=100, schedule="constant", lr=0.1, epochs=100)
+CAPTION = "The document's caption says two cycles; its text, its 30 epochs, and the run here have three."
 
 SIGMAS = (0.1, 0.001, 0.0001)
 PLAIN_FIGURES = ({"train": 60.18, "val": 53.68, "test": 53.52}, {"train": 56.31, "val": 51.56, "test": 51.35},
@@ -160,7 +161,7 @@ A3 = Document(
             "Three layers with batch norm and the best λ, three cycles",
             {"3 layers, batch norm, λ=.0041": Setting(BEST, {"train": 64.10, "val": 54.92, "test": 53.68})},
             (shows.accuracies, shows.curves),
-            notes=("The document's caption says two cycles; its text, its 30 epochs, and the run here have three.",),
+            notes=(CAPTION,),
         ),
         Recipe(
             "bn-9layer",
@@ -177,7 +178,7 @@ A3 = Document(
                 Claim("Batch norm rescues the network of nine layers.",
                       lambda r: r["with batch norm"].mean("test") > r["without, two cycles, λ=.005"].mean("test") + 2),
             ),
-            ("The document's caption says two cycles; its text, its 30 epochs, and the run here have three.",),
+            (CAPTION,),
         ),
         Recipe(
             "sigma",
