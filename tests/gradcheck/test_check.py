@@ -3,17 +3,24 @@
 import functools
 import io
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tinygrad_cifar as tg
 from tests.gradcheck.cases import check, leaf, network, own, softmax
-from tinygrad_cifar import Tensor, nn
+from tinygrad_cifar import Tensor, gradcheck, nn
 from tinygrad_cifar.errors import ConfigError, GraphError
 from tinygrad_cifar.gradcheck import check_gradients
 from tinygrad_cifar.gradcheck.faults import replaced_rule
 from tinygrad_cifar.nn import F
+
+def test_the_order_of_reading_names_every_file() -> None:
+    files = {path.stem for path in Path(gradcheck.__file__).parent.glob("*.py")} - {"__init__"}
+    assert files <= set(re.findall(r"\w+", gradcheck.__doc__))
+
 
 # Verdicts -----------------------------------------------------------------------------------------------------------
 

@@ -52,6 +52,10 @@ def test_the_formulas_are_right(formula: Any, convention: Any) -> None:
     assert {v.wrong for v in report.parameters.values()} == {""}
 
 
+def test_layers_without_biases_have_only_weights() -> None:
+    assert list(document_names(nn.mlp([6, 5, 4], bias=False))) == ["W1", "W2"]
+
+
 def test_the_network_and_the_random_streams_stay_as_they_were() -> None:
     model = network(formulas.batch_norm_layers)
     before, number = model.state_dict(), random.stream("dropout").bit_generator.state

@@ -25,8 +25,13 @@ def upstream_for(program: Program, rng: np.random.Generator) -> Array:
     return np.asarray(rng.choice([-1.0, 1.0], shape) * rng.uniform(0.5, 2, shape))
 
 
-def examine(program: Program, step: Step, rng: np.random.Generator, suspects: dict[int, Array]) -> list[Blame]:
-    """The inputs of one recorded op for which its rule is wrong. ``suspects``: entries, by slot, to look at too."""
+def faults(program: Program, rng: np.random.Generator, suspects: dict[int, Array]) -> list[Blame]:
+    """The ops whose rules are wrong, in the order of computation. ``suspects``: entries, by slot, to look at too."""
+    return [fault for step in program.steps for fault in _examine(program, step, rng, suspects)]
+
+
+def _examine(program: Program, step: Step, rng: np.random.Generator, suspects: dict[int, Array]) -> list[Blame]:
+    """The inputs of one recorded op for which its rule is wrong."""
     alone = program.alone(step)
     upstream = upstream_for(alone, rng)
     sides = Sides(alone, upstream, rng)
@@ -39,8 +44,9 @@ def examine(program: Program, step: Step, rng: np.random.Generator, suspects: di
         if text := nonlinear(sides, leaf):
             found.append(Blame(step.op.name, name, text, step.label))
             continue
+        probe = sides.probe(leaf)
         for probes in _probes(alone, leaf, suspects.get(slot, ()), rng):
-            findings = sides.examine(leaf, probes)
+            findings = sides.examine(probe, probes)
             if (findings.verdicts == "wrong").any():
                 sure = ~np.isin(findings.verdicts, ["kink", "unresolved"])  # elsewhere "right" is not one number
                 where = findings.verdicts[sure] == "wrong"

@@ -114,24 +114,24 @@ def _check(
         raise GraphError("check_gradients: f's value is not finite, so it has no slopes; see tg.detect_anomaly().")
     upstream = blame.upstream_for(program, rng)
     weight = upstream.item() if upstream.size == 1 else 1.0  # a scalar's gradients are shown as backward gives them
-    local = [fault for step in program.steps for fault in blame.examine(program, step, rng, {})]
+    local = blame.faults(program, rng, {})
     sides = Sides(program, upstream, rng)
     reports, suspects = {}, {}
     for leaf, name in enumerate(program.names):
-        found = sides.examine(leaf, probes_for(program.leaves[leaf], entries, rng), bool(local))
+        probe = sides.probe(leaf)
+        found = sides.examine(probe, probes_for(probe.value, entries, rng), bool(local))
         wrong = np.flatnonzero(found.verdicts == "wrong")
         if len(wrong):
             suspects[leaf] = found.probes.where[wrong[:100]] if isinstance(found.probes, Entries) else np.zeros(0, int)
         shown = scaled(found, 1 / weight)
-        probe = sides.probe(leaf)
         why = [*reasons.zeros(probe, shown), *reasons.kinks(probe, shown), *reasons.unresolved(probe, shown)]
-        reports[name] = ParameterReport(name, program.leaves[leaf].shape, shown, why)
+        reports[name] = ParameterReport(name, probe.value.shape, shown, why)
     hidden = unrecorded(f, parameters, native)
     for name in hidden:
         reports[name].unrecorded = True
         reports[name].reasons = ["f depends on it in a way that was not recorded"]
     if suspects and not local:
-        local = [fault for step in program.steps for fault in blame.examine(program, step, rng, suspects)]
+        local = blame.faults(program, rng, suspects)
     out = f"{taken} its value out of the graph (.data, .numpy(), .detach(), no_grad())"
     uses = {name: f"{op} uses it as a constant: {out}" if op else out for name, op in hidden.items()}
     faults = [*local, *[Blame("not recorded", name, text) for name, text in uses.items()]]

@@ -65,14 +65,13 @@ class Sides:
     def probe(self, leaf: int) -> Probe:
         return Probe(self.program, leaf, self.upstream, self.noise)
 
-    def examine(self, leaf: int, probes: Probes, faulty: bool = False) -> Findings:
-        """The verdicts on one leaf.
+    def examine(self, probe: Probe, probes: Probes, faulty: bool = False) -> Findings:
+        """The verdicts on one leaf, that of ``probe``.
 
         ``faulty``: whether a rule is known to be wrong. It decides where several units sit at their kinks at once:
         there a correct gradient, a mixture of sides, may lie outside of the slopes to the left and right.
         """
-        probe = self.probe(leaf)
-        runs = probes.of(self.gradients[leaf])
+        runs = probes.of(self.gradients[probe.leaf])
         analytic, blur = runs[0], _blur(runs)
         if not probe.reaches or not len(probes):
             zeros = np.zeros(len(probes))
