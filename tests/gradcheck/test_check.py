@@ -17,6 +17,7 @@ from tinygrad_cifar.gradcheck import check_gradients
 from tinygrad_cifar.gradcheck.faults import replaced_rule
 from tinygrad_cifar.nn import F
 
+
 def test_the_order_of_reading_names_every_file() -> None:
     files = {path.stem for path in Path(gradcheck.__file__).parent.glob("*.py")} - {"__init__"}
     assert files <= set(re.findall(r"\w+", gradcheck.__doc__))
