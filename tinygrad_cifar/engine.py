@@ -305,7 +305,8 @@ def _seed(output: Tensor, gradient: Operand | None) -> Tensor:
     if not output.requires_grad:
         raise GraphError(
             f"{describe(output)} has no graph behind it: no input required a gradient, or it was computed under "
-            "no_grad(). Create inputs with requires_grad=True."
+            "no_grad(), or by a compiled function. Create inputs with requires_grad=True; compile a whole step, with "
+            "backward and update."
         )
     if gradient is None:
         if output.size != 1:

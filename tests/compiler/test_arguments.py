@@ -8,7 +8,7 @@ import pytest
 
 import tinygrad_cifar as tg
 from tinygrad_cifar import nn, optim
-from tinygrad_cifar.errors import CompileError
+from tinygrad_cifar.errors import CompileError, GraphError
 
 F = nn.functional
 
@@ -170,6 +170,18 @@ def test_a_partial_function_is_a_step():
 def call(step, numbers):
     for number in numbers:
         step(np.ones(3, np.float32), number)
+
+
+def test_a_model_compiled_alone_computes_and_has_no_graph():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+    compiled = tg.compile(model)
+    x = tg.Tensor(np.ones((2, 3), np.float32))
+    for _ in range(4):
+        out = compiled(x)
+        assert np.array_equal(out.numpy(), model(x).numpy())
+        with pytest.raises(GraphError, match="compile a whole step"):
+            out.sum().backward()
+    assert "training" not in vars(compiled)
 
 
 def test_a_value_that_is_never_the_same_is_told_with_its_line():

@@ -32,7 +32,8 @@ def compile(step: Callable[..., Any]) -> "CompiledStep":
     them, as long as what the step finds around it, such as the mode of a model, is the same. What a step does besides
     arrays (printing) happens only while it is recorded; what would make a replay wrong is refused.
 
-    Results belong to the caller. ``p.grad`` is the program's own memory: its values last until the next call.
+    Results belong to the caller, and have no graph: a step that trains does ``backward`` and the update itself.
+    ``p.grad`` is the program's own memory: its values last until the next call.
 
     Raises:
         CompileError: at a call of the compiled step, when a replay could not repeat faithfully what it does.
@@ -58,7 +59,7 @@ class CompiledStep:
     """
 
     def __init__(self, step: Callable[..., Any]) -> None:
-        functools.update_wrapper(self, step)
+        functools.update_wrapper(self, step, updated=())  # a model's attributes stay its own
         self.step = step
         self.programs: dict[Hashable, list[Program]] = {}
         self.recordings: list[str] = []
