@@ -158,6 +158,34 @@ def test_things_choose_a_program():
     assert len(step.programs) == 4
 
 
+class Course:
+    def __init__(self, lr):
+        self.model = nn.Linear(3, 2)
+        self.model.load_state_dict({"weight": np.arange(6).reshape(2, 3) / 6, "bias": np.zeros(2)})
+        self.optimizer = optim.SGD(self.model.parameters(), lr)
+
+    def step(self, x, labels):
+        self.optimizer.zero_grad()
+        loss = F.cross_entropy(self.model(x), labels)
+        loss.backward()
+        self.optimizer.step()
+        return loss
+
+
+class Compiled(Course):
+    step = tg.compile(Course.step)
+
+
+def test_a_method_is_compiled_for_each_instance():
+    eager, compiled = ([kind(0.1), kind(0.2)] for kind in (Course, Compiled))
+    for i in range(5):
+        x, labels = tg.Tensor(np.eye(2, 3, dtype=np.float32) + i), np.array([0, 1])
+        for ours, theirs in zip(compiled, eager, strict=True):
+            assert np.array_equal(ours.step(x, labels).numpy(), theirs.step(x, labels).numpy())
+    assert len(Compiled.step.programs) == 2
+    assert len(compiled[0].step.recordings) == 4
+
+
 def test_a_partial_function_is_a_step():
     w = nn.Linear(3, 2)
     step = tg.compile(functools.partial(lambda model, x: model(tg.Tensor(x)), w))

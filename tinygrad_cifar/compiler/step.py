@@ -3,6 +3,7 @@
 import functools
 import threading
 import time
+import types
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,10 @@ class CompiledStep:
             if trace.at_work() or _Mode.detecting:  # inside another compiled step, or op by op to find an anomaly
                 return self.step(*args, **kwargs)
             return self._run(args, kwargs)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """As a method: one's own programs for each instance."""
+        return self if instance is None else types.MethodType(self, instance)
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         parts: list[Any] = [_Mode.recording, *kwargs]
