@@ -12,7 +12,7 @@ The files, in an order in which to read them:
     reasons          why an entry is zero, a kink or unresolved
     blame, patterns  which op is wrong, and what its error looks like
     unrecorded       whether f does more than its record tells
-    report, tables   what is printed
+    report           what is printed
 
 Beside these, for gradients that were derived by hand, and for tests:
 
