@@ -21,11 +21,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.networks import NETWORKS
+from tinygrad_cifar import tables
 from tinygrad_cifar.data.batches import BLAS_THREADS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -224,12 +225,9 @@ def describe(env: dict) -> str:
     return text
 
 
-def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table, its first column to the left and the others to the right."""
-    lines = [list(header)]
-    lines.append([":--"] + ["--:"] * (len(lines[0]) - 1))
-    lines += [list(row) for row in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join(tables.markdown(header, rows, numbers=1))
 
 
 def save(picture: Any, path: Path) -> None:
