@@ -32,7 +32,7 @@ def backward(
         retain_graph: keep the saved values for another walk (implied by ``create_graph``).
 
     Raises:
-        GraphError: nothing was recorded, or the graph was already freed by an earlier walk.
+        GraphError: nothing was recorded, an earlier walk freed the graph, or ``gradient`` is missing.
         MutationError: a value that a rule needs was changed in place since.
         ShapeError, DtypeError: a gradient does not have the shape or dtype of its tensor.
     """
@@ -53,11 +53,12 @@ def grad(
 ) -> tuple[Tensor, ...]:
     """The gradients of the outputs' weighted sum with respect to ``inputs``, leaves or not; ``.grad`` stays untouched.
 
-    Only the part of the graph between the two is walked. Arguments as PyTorch's ``torch.autograd.grad``;
+    Only the part of the graph between the two is walked. The arguments are named as in ``torch.autograd.grad``;
     an input that the outputs do not depend on is an error, or a gradient of zeros with ``allow_unused``.
 
     Raises:
         GraphError: an input does not require a gradient or is not used; or as for ``backward``.
+        ShapeError: ``grad_outputs`` has not one for each output; or as for ``backward``.
     """
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
@@ -85,7 +86,11 @@ def grad(
 def hvp(
     f: Callable[..., Tensor], inputs: Tensor | Sequence[Tensor], vectors: Operand | Sequence[Operand]
 ) -> tuple[Tensor, ...]:
-    """Hessian-vector product of the scalar ``f(*inputs)``: H v, by differentiating the gradient's product with v."""
+    """Hessian-vector product of the scalar ``f(*inputs)``: H v, by differentiating the gradient's product with v.
+
+    Raises:
+        ShapeError: ``vectors`` has not one of its shape for each input.
+    """
     if isinstance(inputs, Tensor):
         inputs, vectors = [inputs], [vectors]
     if len(vectors) != len(inputs):
