@@ -73,6 +73,8 @@ def test_every_trial_is_checked_before_the_first_one_begins(
 def test_storages_that_cannot_be_had_are_explained() -> None:
     with pytest.raises(SearchError, match="cannot be opened"):
         load("s", "no/such/folder/s.db")
+    with pytest.raises(SearchError, match=r"cannot be opened: unable to open database file$"):
+        search({"lr": [0.1]}, SMALL, storage="no/such/folder/s.db")
     with pytest.raises(SearchError, match="cannot be opened"):
         load("s", "nosuchdatabase://host/name")
     with pytest.raises(SearchError, match="at least 1 process"):
@@ -93,7 +95,7 @@ def test_a_driver_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_storage_that_cannot_be_written_is_explained() -> None:
     search({"lr": [0.1]}, SMALL, storage="s.db")
-    with pytest.raises(SearchError, match=r"the storage sqlite:.* failed: .*readonly"):
+    with pytest.raises(SearchError, match=r"the storage sqlite:.* failed: attempt to write a readonly database\n"):
         search({"lr": [0.1]}, SMALL, noise_seeds=2, storage="sqlite:///file:s.db?mode=ro&uri=true")
 
 

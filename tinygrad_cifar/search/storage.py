@@ -39,7 +39,7 @@ def open_storage(storage: str) -> optuna.storages.BaseStorage:
             "and write postgresql+psycopg://USER@HOST/NAME."
         ) from error
     except (SQLAlchemyError, optuna.exceptions.OptunaError, OSError, ValueError) as error:
-        raise SearchError(f"the storage {storage} cannot be opened: {error}") from error
+        raise SearchError(f"the storage {storage} cannot be opened: {_origin(error)}") from error
 
 
 def _open_database(url: str) -> optuna.storages.BaseStorage:
@@ -65,9 +65,14 @@ def explained(storage: str) -> Iterator[None]:
         yield
     except (SQLAlchemyError, optuna.exceptions.OptunaError, JSONDecodeError) as error:
         raise SearchError(
-            f"the storage {storage} failed: {error.__cause__ or error}\nWhat it has is kept: when it works again, the "
+            f"the storage {storage} failed: {_origin(error)}\nWhat it has is kept: when it works again, the "
             "same command goes on."
         ) from error
+
+
+def _origin(error: BaseException) -> BaseException:
+    """What the database itself says, without the SQL that the libraries above it add."""
+    return _origin(error.__cause__) if error.__cause__ else error
 
 
 def open_study(storage: str, name: str) -> optuna.Study:
