@@ -64,7 +64,7 @@ class CompiledStep:
         self.step = step
         self.programs: dict[Hashable, list[Program]] = {}
         self.recordings: list[str] = []
-        self._misses = 0  # recordings since the last replay
+        self._misses = 0  # recordings that gave no program, since the last replay
         self._set: set[str] = set()  # what the step was seen to set, which it may do once
         self._candidates: dict[Hashable, list[Recording]] = {}
 
@@ -100,34 +100,36 @@ class CompiledStep:
         result = recording.run(self.step, args, kwargs)
         recording.seconds = time.perf_counter() - start
         try:
-            unlike = recording.check(self._set)
-            match = None
-            for candidate, change in zip([] if unlike else candidates, changes, strict=False):
+            if unlike := recording.check(self._set):
+                self._missed(f"the step set {unlike}")
+                return result
+            for candidate, change in zip(candidates, changes, strict=True):
                 reason = f"{change} changed" if change else recording.difference(candidate)
                 if not reason:
-                    match = candidate
-                    break
-            self._misses += 1
-            if self._misses > ATTEMPTS * 4 or len(self.programs) > KINDS:
-                raise CompileError(
-                    f"every call is a new one to the compiler, at last since {reason or 'a guard failed'}. What "
-                    "changes must be an array or a float (float(x)) among the arguments, or lists, tuples and dicts of "
-                    "them; what else changes must stay outside."
-                )
-            if match:
-                candidates.remove(match)
-                programs.insert(0, Program(recording))
-                del programs[ATTEMPTS:]
-                spent = match.seconds + time.perf_counter() - start
-                reason = f"{programs[0]} recorded twice and planned in {1e3 * spent:.0f} ms"
-            elif not unlike:
-                candidates.insert(0, recording)
-                del candidates[WAYS:]
-            self.recordings.append(f"the step set {unlike}" if unlike else reason)
+                    candidates.remove(candidate)
+                    programs.insert(0, Program(recording))
+                    del programs[ATTEMPTS:]
+                    spent = candidate.seconds + time.perf_counter() - start
+                    self.recordings.append(f"{programs[0]} recorded twice and planned in {1e3 * spent:.0f} ms")
+                    return result
+            candidates.insert(0, recording)
+            del candidates[WAYS:]
+            self._missed(reason)
         except CompileError as error:
             error.result = result  # the step itself was done
             raise
         return result
+
+    def _missed(self, reason: str) -> None:
+        """Note why a recording gave no program."""
+        self.recordings.append(reason)
+        self._misses += 1
+        if self._misses > ATTEMPTS * 4 or len(self.programs) > KINDS:
+            raise CompileError(
+                f"every call is a new one to the compiler, at last since {reason}. What changes must be an array or a "
+                "float (float(x)) among the arguments, or lists, tuples and dicts of them; what else changes must stay "
+                "outside."
+            )
 
     def __reduce__(self) -> Any:
         """A copy records anew: the programs work in the memory of the original's model."""
