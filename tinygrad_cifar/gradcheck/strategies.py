@@ -273,9 +273,13 @@ def _define(name: str, value: Any, module: str, found: dict[str, str]) -> None:
 
 def _source(function: Any) -> str:
     """The source of a function without its decorators; a remark where there is none, as at some prompts."""
+    name = function.__name__
     try:
         lines = textwrap.dedent(inspect.getsource(function)).splitlines()
     except OSError:
-        return f"...  # the source of {function.__name__} is not at hand\n"
-    start = next((i for i, line in enumerate(lines) if line.startswith("def ")), 0)
-    return "\n".join(lines[start:]) + "\n"
+        lines = []
+    # What Python 3.13 has for "<string>" is the program of its -c, wherever a function of that file name was made.
+    start = (
+        0 if name == "<lambda>" else next((i for i, x in enumerate(lines) if x.startswith(f"def {name}(")), len(lines))
+    )
+    return "\n".join(lines[start:] or [f"...  # the source of {name} is not at hand"]) + "\n"
