@@ -279,7 +279,6 @@ def _source(function: Any) -> str:
     except OSError:
         lines = []
     # What Python 3.13 has for "<string>" is the program of its -c, wherever a function of that file name was made.
-    start = (
-        0 if name == "<lambda>" else next((i for i, x in enumerate(lines) if x.startswith(f"def {name}(")), len(lines))
-    )
-    return "\n".join(lines[start:] or [f"...  # the source of {name} is not at hand"]) + "\n"
+    starts = [i for i, line in enumerate(lines) if line.startswith(f"def {name}(") or name == "<lambda>"]
+    found = lines[starts[0] :] if starts else [f"...  # the source of {name} is not at hand"]
+    return "\n".join(found) + "\n"
