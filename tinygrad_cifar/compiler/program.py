@@ -199,10 +199,10 @@ class Program:
 
     def _numbers(self, recording: Recording) -> list[Line]:
         """The numbers of this step."""
-        lines = [Line(f"lr{k} = {self.name(reader, 'x')}.lr") for k, reader in enumerate(recording.readers)]
+        lines = [Line(f"{name} = {self.name(reader, 'x')}.lr") for reader, name in recording.readers.items()]
         for k, (optimizer, slot, ahead) in enumerate(recording.rates):
             at = f"{self.name(slot, 'x')}.steps + {ahead}"
-            lines.append(Line(f"c{k} = {self.name(optimizer, 'x')}.coefficients({at})"))
+            lines.append(Line(f"c{k} = {self.name(optimizer, 'x')}.numbers({at})"))
         lines += [Line(code, None, "return" not in code) for code, _ in recording.tracer.numbers]
         return lines + [Line(f"{name}[()] = {x.code}") for (x, _), name in self._scalars.items() if not x.kind]
 

@@ -39,7 +39,7 @@ class Recording:
         self.tracer, self.around = Tracer(), Surroundings()
         self.inputs: dict[str, Any] = {}  # the arguments that are arrays and floats
         self.rates: list[tuple[Optimizer, Slot, int]] = []  # the optimisers' numbers: at which of the slot's updates
-        self.readers: list[Optimizer] = []  # whose learning rate the step itself reads
+        self.readers: dict[Optimizer, str] = {}  # whose learning rate the step itself reads, and its name
         self.counts: dict[Slot, int] = {}  # updates before
         self.versions: dict[Tensor, int] = {}
         self.cleared: set[Tensor] = set()  # that have no gradient when the step begins
@@ -174,9 +174,7 @@ class Recording:
         if self._idle():
             return optimizer._lr
         self.around.reach(optimizer)
-        if optimizer not in self.readers:
-            self.readers.append(optimizer)
-        return Number(optimizer._lr, f"lr{self.readers.index(optimizer)}")
+        return Number(optimizer._lr, self.readers.setdefault(optimizer, f"lr{len(self.readers)}"))
 
     def _update(self, optimizer: Optimizer) -> None:
         """An optimiser's step: its bookkeeping is left to the program's end, its arithmetic is recorded."""
@@ -192,7 +190,7 @@ class Recording:
         self._paused = True
         try:
             segments = optimizer.advance()
-            coefficients = [optimizer.numbers(segment) for segment in segments]
+            coefficients = [optimizer.numbers(segment.steps) for segment in segments]
         finally:
             self._paused = False
         for slot, array in zip(replaced, arrays, strict=True):  # where two optimisers share it, at every step

@@ -136,7 +136,7 @@ class Optimizer:
             DtypeError, ShapeError: a parameter or its gradient was replaced by one of another dtype or shape.
         """
         for segment in self.advance():
-            self.apply(segment, segment.gradient(), self.numbers(segment))
+            self.apply(segment, segment.gradient(), self.numbers(segment.steps))
 
     def advance(self) -> list[Segment]:
         """Everything about a step that is not arithmetic: which parameters take part, and counting their updates."""
@@ -158,9 +158,9 @@ class Optimizer:
             self._present, self._segments = present, _segments(self._slots, present)
         return self._segments
 
-    def numbers(self, segment: Segment) -> dict[str, float]:
-        """The coefficients of this step as Python numbers: NumPy's would bring a precision of their own."""
-        return {name: float(value) for name, value in self.coefficients(segment.steps).items()}
+    def numbers(self, steps: int) -> dict[str, float]:
+        """The coefficients as Python numbers: NumPy's would bring a precision of their own."""
+        return {name: float(value) for name, value in self.coefficients(steps).items()}
 
     def apply(self, segment: Segment, gradient: Array, coefficients: Mapping[str, float]) -> None:
         """The arithmetic of a step on one segment, whose flat gradient is ``gradient``."""
@@ -205,7 +205,7 @@ class Optimizer:
                 f"the state_dict does not fit this {type(self).__name__}:\n  " + "\n  ".join(sorted(faults))
                 + "\nBuild the optimiser with the settings, and for the network, with which it was saved."
             )  # fmt: skip
-        self.lr = float(values["lr"])
+        self.lr = values["lr"]
         for slot, steps in zip(self._slots, values["steps"], strict=True):
             slot.steps = int(steps)
         for name, view in self._state_views():
