@@ -33,7 +33,7 @@ class Kernel:
 
     def __init__(self, loop: Loop, changes: tuple[int, ...], types: str):
         self.__name__, self.changes, self._python = loop.__name__, changes, loop
-        self._loop = _compiled(loop, [f"void({types.replace('T', real)})" for real in ("f4", "f8")])
+        self._loop = compiled(loop, [f"void({types.replace('T', real)})" for real in ("f4", "f8")])
 
     @staticmethod
     def takes(array: Array) -> bool:
@@ -88,10 +88,10 @@ SIGNATURES: dict[Loop, tuple[tuple[int, ...], str]] = {
 @functools.cache
 def kernel(loop: Loop) -> Kernel | None:
     """One of the loops above, compiled; None without numba. The first call on a machine compiles, for some seconds."""
-    return Kernel(loop, *SIGNATURES[loop]) if _numba() else None
+    return Kernel(loop, *SIGNATURES[loop]) if numba_works() else None
 
 
-def _numba() -> bool:
+def numba_works() -> bool:
     """Whether numba can be imported; it takes half a second."""
     try:
         import numba  # noqa: F401
@@ -102,7 +102,7 @@ def _numba() -> bool:
     return True
 
 
-def _compiled(loop: Loop, signatures: list[str]) -> Any:
+def compiled(loop: Loop, signatures: list[str]) -> Any:
     """``loop`` for these signatures, from numba's cache on disk where there is one.
 
     All at once and always in the same order, because numba numbers the files of its cache in the order of compilation,

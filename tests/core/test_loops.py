@@ -15,8 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 import tinygrad_cifar as tg
 from tinygrad_cifar import loops, nn, optim
-from tinygrad_cifar.data import KINDS, Batches, Split, Standardiser, batches
-from tinygrad_cifar.optim import algorithms
+from tinygrad_cifar.data import KINDS, Batches, Split, Standardiser
 
 Make = type[optim.Adam] | type[optim.SGD]
 CALL = re.compile(r"(adam|sgd)\d+\(")  # in a compiled program
@@ -190,10 +189,9 @@ def test_a_numba_that_cannot_be_imported_is_told_of(tmp_path: Any, monkeypatch: 
 # SGD ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def sgd_loop(monkeypatch: pytest.MonkeyPatch) -> loops.Kernel:
-    """SGD's, which every SGD without momentum has from now on."""
-    monkeypatch.setattr(algorithms, "LARGE", 1)
+@pytest.fixture(scope="module")
+def sgd_loop() -> loops.Kernel:
+    """That of SGD without momentum."""
     return loops.kernel(loops.sgd) or pytest.skip("needs numba: pip install 'tinygrad-cifar[fast]'")
 
 
@@ -216,25 +214,17 @@ def test_training_with_sgd_is_the_same(sgd_loop: loops.Kernel, dtype: Any) -> No
         assert all(np.array_equal(ours[name], numpys[name]) for name in numpys)
 
 
-def test_sgd_takes_the_loop_where_there_are_many_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    def asked(size: int, momentum: float) -> bool:
-        asking: list[bool] = []
-        monkeypatch.setattr(loops, "kernel", lambda loop: asking.append(True))
-        optim.SGD([nn.Parameter(np.zeros(size, np.float32))], 0.1, momentum)
-        return bool(asking)
-
-    assert asked(algorithms.LARGE, 0)
-    assert not asked(algorithms.LARGE - 1, 0)
-    assert not asked(algorithms.LARGE, 0.9)
+def test_sgd_with_momentum_is_left_to_numpy(sgd_loop: loops.Kernel) -> None:
+    parameters = [nn.Parameter(np.zeros(3, np.float32))]
+    assert optim.SGD(parameters, 0.1)._kernel is sgd_loop
+    assert optim.SGD(parameters, 0.1, momentum=0.9)._kernel is None
 
 
 # Batches --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches want the loop from the first one on."""
-    monkeypatch.setattr(batches, "PATIENCE", 0)
+def _with_numba() -> None:
     if not loops.kernel(loops.standardise):
         pytest.skip("needs numba: pip install 'tinygrad-cifar[fast]'")
 
@@ -254,7 +244,7 @@ def epoch_of(split: Split, batch_size: int, standardiser: Standardiser, loop: bo
     return epoch
 
 
-@pytest.mark.usefixtures("_at_once")
+@pytest.mark.usefixtures("_with_numba")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("prefetch", [True, False])
@@ -274,7 +264,7 @@ def test_batches_have_the_bits_of_numpy(kind: str, dtype: Any, prefetch: bool) -
             assert np.array_equal(labels, same)
 
 
-@pytest.mark.usefixtures("_at_once")
+@pytest.mark.usefixtures("_with_numba")
 def test_what_the_loop_does_not_do_is_left_to_numpy() -> None:
     class Halved(Standardiser):
         def transform(self, *arguments: Any, **settings: Any) -> Any:
@@ -288,21 +278,8 @@ def test_what_the_loop_does_not_do_is_left_to_numpy() -> None:
     assert not x.any()
 
 
-def test_numba_is_not_asked_for_a_few_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    split = images_of(2)
-    few = Batches(split, 1, Standardiser.fit(split.images))
-    list(few)
-    assert few.epoch * len(few) < batches.PATIENCE
-    monkeypatch.setattr(loops, "kernel", lambda loop: pytest.fail("imported"))
-    list(few)
-    few.epoch = batches.PATIENCE
-    with pytest.raises(pytest.fail.Exception, match="imported"):
-        list(few)
-
-
 @pytest.mark.usefixtures("_without_numba")
-def test_without_numba_numpy_prepares_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "PATIENCE", 0)
+def test_without_numba_numpy_prepares_the_batches() -> None:
     split = images_of(9)
     standardiser = Standardiser.fit(split.images)
     ((x, _),) = Batches(split, 9, standardiser, shuffle=False)

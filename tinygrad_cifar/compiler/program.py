@@ -1,6 +1,8 @@
 """The program: the planned operations as Python source, one line each, and what it takes to run them again."""
 
+import itertools
 import math
+import operator
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -8,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tinygrad_cifar import random
+from tinygrad_cifar.compiler import fusion
 from tinygrad_cifar.compiler.plan import last_guard, placed, simplified
 from tinygrad_cifar.compiler.recording import Recording
 from tinygrad_cifar.compiler.surroundings import contents
@@ -26,8 +29,9 @@ class Line(NamedTuple):
     """A line of the program."""
 
     code: str
-    op: Operation | None = None  # what it computes; None for views and bookkeeping
+    ops: tuple[Operation, ...] = ()  # what it computes; nothing for views and bookkeeping
     repeatable: bool = True  # may be run again without the rest: for measuring
+    row: fusion.Row | None = None  # for the machine
 
 
 class Program:
@@ -51,9 +55,10 @@ class Program:
                                if not r.temporary]  # fmt: skip
         draws = [op.function for op in operations[: last_guard(operations) + 1] if type(op.function) is Draw]
         self._drawn_first = tuple(sorted({draw.stream for draw in draws}))
-        self.lines = [Line(f"before = states{self._drawn_first}", None, False)] * bool(draws)
+        self.lines = [Line(f"before = states{self._drawn_first}", (), False)] * bool(draws)
         for op in operations[:-1]:
             self._write(op)
+        self.lines = self._fused(self.lines)
         self._end(recording, operations[-1])
         self.lines = self._guards(recording) + self._numbers(recording) + self.lines
         self.run = self._compiled([line.code for line in self.lines], {})
@@ -61,7 +66,7 @@ class Program:
             root.array = root.snapshot = root.left = _NOTHING  # what the recording computed is not needed any more
 
     def __str__(self) -> str:
-        count = sum(line.op is not None for line in self.lines)
+        count = sum(len(line.ops) for line in self.lines)
         return f"{count} operations in {self.arena.nbytes:,} bytes of buffers,"
 
     def _compiled(self, code: list[str], names: dict[str, Any]) -> Callable[..., Any]:
@@ -134,16 +139,17 @@ class Program:
 
     def _write(self, op: Operation) -> None:
         """The line of an operation."""
-        function, out = op.function, op.writes[0] if op.how == "out" else None
+        function, out = np.dot if _is_dot(op) else op.function, op.writes[0] if op.how == "out" else None
         operands = [self._operand(x, op) for x in op.operands]
         kwargs = [f"{k}={self._operand(v)}" for k, v in op.kwargs]
         if function is bool:
             undo = "set_back(before); " * bool(self._drawn_first)
-            self.lines.append(Line(f"if bool({operands[0]}) is not {op.how}: {undo}return MISS", op, False))
+            self.lines.append(Line(f"if bool({operands[0]}) is not {op.how}: {undo}return MISS", (op,), False))
             return
         fills = _takes_out(function)
         if out and fills:  # by position is quicker, where it is allowed
-            positional = isinstance(function, np.ufunc) and not kwargs and function not in (np.maximum, np.minimum)
+            quick = isinstance(function, np.ufunc) and function not in (np.maximum, np.minimum)
+            positional = (quick or function is np.dot) and not kwargs
             kwargs.append(f"{'' if positional else 'out='}{self._array(out)}")
         name = self._named.get(id(function)) or self.name(function, _title(op, "_"))
         code = f"{name}({', '.join([*operands, *kwargs])})"
@@ -151,7 +157,35 @@ class Program:
             code = f"copyto({self._array(out)}, {operands[0]}, 'unsafe')"
         elif out and not fills:
             code = f"put({self._array(out)}, {code}, {op.line!r})"
-        self.lines.append(Line(code, op))
+        self.lines.append(Line(code, (op,), row=self._row(op)))
+
+    def _row(self, op: Operation) -> fusion.Row | None:
+        """The operation as the machine takes it, where all of its arrays stay where they are."""
+        if not fusion.machine() or op.how != "out" or (op.kwargs and op.function not in COPIES):
+            return None
+        operands = op.operands[:1] if op.function in COPIES else op.operands
+        arrays = [self._fixed(x, op) for x in (*op.writes, *operands)]
+        out, *read = [x for x in arrays if x is not None]
+        return fusion.row(op.function, out, read) if len(read) == len(operands) else None
+
+    def _fixed(self, x: Any, op: Operation) -> Array | None:
+        """The array that an operand is at every replay, or None."""
+        if type(x) is View and self.roots[x.root].kind != "argument":
+            return self.names[self._array(x)]
+        return self.names.get(self._operand(x, op)) if type(x) is Scalar else None
+
+    def _fused(self, lines: list[Line]) -> list[Line]:
+        """With neighbours that the machine can do as one line."""
+        result: list[Line] = []
+        for real, group in itertools.groupby(lines, lambda line: line.row.real if line.row else None):
+            together = list(group)
+            if real is None:
+                result += together
+                continue
+            table = self.name(fusion.table([line.row for line in together if line.row]), "t")
+            code = f"{self.name(fusion.machine().run_for(real), 'run')}({table})"
+            result.append(Line(code, tuple([op for line in together for op in line.ops])))
+        return result
 
     def _end(self, recording: Recording, op: Operation) -> None:
         """What a step leaves behind beside arrays, and what it returns."""
@@ -168,7 +202,7 @@ class Program:
             "for version, count in versions: version[0] += count",
             f"return {self._operand(returned)}",
         ]:
-            self.lines.append(Line(code, None, False))
+            self.lines.append(Line(code, (), False))
 
     def _guards(self, recording: Recording) -> list[Line]:
         """Is everything as it was?"""
@@ -195,7 +229,7 @@ class Program:
         left = "for tensor in cleared:\n        if tensor.grad is not None: return MISS"
         repeated = [f"if not array_equal({name}, {self.name(array, 'k')}): return MISS"
                     for name, array in recording.repeated.items()]  # fmt: skip
-        return [Line(code, None, False) for code in (changed, left, *repeated)]
+        return [Line(code, (), False) for code in (changed, left, *repeated)]
 
     def _numbers(self, recording: Recording) -> list[Line]:
         """The numbers of this step."""
@@ -203,7 +237,7 @@ class Program:
         for k, (optimizer, slot, ahead) in enumerate(recording.rates):
             at = f"{self.name(slot, 'x')}.steps + {ahead}"
             lines.append(Line(f"c{k} = {self.name(optimizer, 'x')}.numbers({at})"))
-        lines += [Line(code, None, "return" not in code) for code, _ in recording.tracer.numbers]
+        lines += [Line(code, (), "return" not in code) for code, _ in recording.tracer.numbers]
         return lines + [Line(f"{name}[()] = {x.code}") for (x, _), name in self._scalars.items() if not x.kind]
 
     # Looking at it --------------------------------------------------------------------------------------------
@@ -232,11 +266,12 @@ class Program:
         """The program as a table: microseconds, bytes and shape of the result, the user's line, the operation."""
         seconds = self.measure()
         rows = [f"{self} {1e6 * sum(seconds):.0f} us", f"{'us':>8}{'bytes':>10}  {'result':24}{'from':28}line"]
-        for (code, op, _), spent in zip(self.lines, seconds, strict=True):
-            v = op.writes[0] if op and op.writes else None
+        for (code, ops, _, _), spent in zip(self.lines, seconds, strict=True):
+            v = ops[-1].writes[0] if ops and ops[-1].writes else None
             size = f"{math.prod(v.shape) * v.dtype.itemsize:,}" if v else ""
-            result, line = f"{v.dtype} {v.shape}" if v else "", op.line if op else ""
-            rows.append(f"{1e6 * spent:8.2f}{size:>10}  {result:24}{line:28}{' '.join(code.split())[:120]}")
+            result, line = f"{v.dtype} {v.shape}" if v else "", ops[-1].line if ops else ""
+            told = f"{len(ops)} at once: {', '.join([_title(op, '.') for op in ops])}" if len(ops) > 1 else code
+            rows.append(f"{1e6 * spent:8.2f}{size:>10}  {result:24}{line:28}{' '.join(told.split())[:120]}")
         return "\n".join(rows)
 
     def graph(self) -> "graphviz.Digraph":
@@ -245,16 +280,15 @@ class Program:
 
         picture = graphviz.Digraph(node_attr={"shape": "box", "fontname": "sans-serif", "fontsize": "10"})
         writers: dict[int, str] = {}  # root -> the operation that wrote there last
-        for i, op in enumerate(line.op for line in self.lines):
-            if op:
-                shape = f"\n{op.writes[0].shape}" if op.writes else ""
-                picture.node(str(i), _title(op, ".") + shape, tooltip=op.line)
-                for number in dict.fromkeys(v.root for v in op.reads):
-                    if number not in writers:
-                        writers[number] = self.roots[number].name
-                        picture.node(writers[number], f"{self.roots[number].kind} {writers[number]}", shape="ellipse")
-                    picture.edge(writers[number], str(i))
-                writers.update({v.root: str(i) for v in op.writes})
+        for i, op in enumerate(op for line in self.lines for op in line.ops):
+            shape = f"\n{op.writes[0].shape}" if op.writes else ""
+            picture.node(str(i), _title(op, ".") + shape, tooltip=op.line)
+            for number in dict.fromkeys(v.root for v in op.reads):
+                if number not in writers:
+                    writers[number] = self.roots[number].name
+                    picture.node(writers[number], f"{self.roots[number].kind} {writers[number]}", shape="ellipse")
+                picture.edge(writers[number], str(i))
+            writers.update({v.root: str(i) for v in op.writes})
         return picture
 
 
@@ -293,7 +327,23 @@ def _takes_out(function: Any) -> bool:
     name, owner = getattr(function, "__name__", ""), getattr(function, "__self__", None)
     fills = type(function) is Draw and function.method in ("random", "standard_normal")
     reduces = isinstance(owner, np.ufunc) and name in ("reduce", "accumulate")
-    return isinstance(function, np.ufunc) or function is np.concatenate or reduces or fills
+    return isinstance(function, np.ufunc) or function in (np.concatenate, np.dot) or reduces or fills
+
+
+def _is_dot(op: Operation) -> bool:
+    """Whether it is a product that ``np.dot`` hands to BLAS just as ``np.matmul`` does, in less time."""
+    if op.function is not np.matmul or op.kwargs:
+        return False
+    plain = all(len(v.shape) in (1, 2) and v.dtype.char in "fd" for v in (*op.writes, *op.reads))
+    one_type = len({v.dtype for v in (*op.writes, *op.reads)}) == 1
+    rows = [_in_rows(v.shape, v.strides, v.dtype.itemsize) for v in (*op.writes, *op.reads)]
+    columns = [_in_rows(v.shape[::-1], v.strides[::-1], v.dtype.itemsize) for v in op.reads]
+    return plain and one_type and rows[0] and all(map(operator.or_, rows[1:], columns))
+
+
+def _in_rows(shape: tuple[int, ...], strides: tuple[int, ...], size: int) -> bool:
+    """Whether an array is C-contiguous."""
+    return strides == tuple([size * math.prod(shape[i + 1 :]) for i in range(len(shape))])
 
 
 def _dtype(number: Scalar, op: Operation | None) -> np.dtype[Any] | None:

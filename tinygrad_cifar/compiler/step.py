@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinygrad_cifar.compiler import trace
+from tinygrad_cifar.compiler import fusion, trace
 from tinygrad_cifar.compiler.program import MISS, Program
 from tinygrad_cifar.compiler.recording import Recording
 from tinygrad_cifar.errors import CompileError
@@ -92,6 +92,7 @@ class CompiledStep:
         return self._record(key, args, kwargs)
 
     def _record(self, key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        fusion.machine()  # which takes a moment to load, once in a process
         start = time.perf_counter()
         programs, candidates = self.programs.setdefault(key, []), self._candidates.setdefault(key, [])
         reason = programs[0].changed() if programs else "arguments of a new kind"

@@ -17,8 +17,6 @@ from tinygrad_cifar.errors import ConfigError
 Batch = tuple[NDArray[Any], NDArray[np.int64]]
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """The environment variables that say how many threads BLAS may use; it reads its own when NumPy is imported."""
-PATIENCE = 1000
-"""Batches that NumPy prepares before numba is asked to: importing it takes as long as it saves on some thousands."""
 
 
 class Batches:
@@ -27,7 +25,7 @@ class Batches:
     x is a C-contiguous (n, 3072) array of ``dtype``, standardised; y is int64 (n,). Each batch is a fresh array that
     the caller may keep or overwrite. With ``prefetch``, a thread prepares the next batch while the caller uses the
     current one; what comes out is the same, bit for bit, with it or without. So it is with numba (the extra ``fast``),
-    whose loop gathers and standardises in one pass; it is imported for the epoch that comes after ``PATIENCE`` batches.
+    whose loop gathers and standardises in one pass.
 
     The order of epoch e depends on two numbers only: a key, drawn from ``random.stream("shuffle")`` when the object
     is made, and e. So to resume a training exactly, make the object again with the same seed, or give it the
@@ -84,8 +82,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         """Begin epoch ``self.epoch``, and count it."""
-        if self.epoch * len(self) >= PATIENCE and self._fits():
-            self._kernel = loops.kernel(loops.standardise)
+        self._kernel = loops.kernel(loops.standardise) if self._fits() else None
         batches = self._prepare(self.epoch)
         self.epoch += 1
         return _one_ahead(batches) if self.prefetch else batches

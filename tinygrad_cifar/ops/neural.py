@@ -173,12 +173,12 @@ def _filled(n: int, value: float, dtype: Any) -> Array:
 
 def column_sums(rows: Array) -> Array:
     """The sum over axis 0."""
-    return _filled(len(rows), 1, rows.dtype) @ rows
+    return np.dot(_filled(len(rows), 1, rows.dtype), rows)
 
 
 def column_means(rows: Array) -> Array:
     """The mean over axis 0."""
-    return _filled(len(rows), 1 / len(rows), rows.dtype) @ rows
+    return np.dot(_filled(len(rows), 1 / len(rows), rows.dtype), rows)
 
 
 def composed_batch_norm(x: Tensor, gamma: Tensor, beta: Tensor, *, eps: float = 1e-5, **running: Any) -> Tensor:

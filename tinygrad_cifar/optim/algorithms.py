@@ -11,8 +11,6 @@ from tinygrad_cifar.errors import ConfigError
 from tinygrad_cifar.optim.optimizer import Optimizer, require
 from tinygrad_cifar.tensor import Array, Tensor
 
-LARGE = 1_000_000  # weights: below, importing numba takes longer than its loop for SGD saves in 1,000 steps
-
 
 class SGD(Optimizer):
     """Stochastic gradient descent, with momentum in both published forms.
@@ -25,8 +23,8 @@ class SGD(Optimizer):
     move by the velocity that the next step would have: ``momentum v + g`` in place of v, or ``momentum v + lr g``
     (Sutskever et al. 2013, eq. 3-4, in the variables of Bengio et al. 2013).
 
-    Where numba is installed (the extra ``fast``), and from ``LARGE`` weights on, one compiled loop does the update
-    without momentum, with the same results bit for bit.
+    Where numba is installed (the extra ``fast``), one compiled loop does the update without momentum, with the same
+    results bit for bit.
 
     Args:
         params: the parameters, as ``model.parameters()``.
@@ -54,8 +52,7 @@ class SGD(Optimizer):
         self.state_names = ("velocity",) if momentum else ()
         super().__init__(params, lr, weight_decay)
         self.momentum, self.nesterov, self.form = momentum, nesterov, form
-        large = not momentum and sum(slot.view.size for slot in self._slots) >= LARGE
-        self._kernel = loops.kernel(loops.sgd) if large else None
+        self._kernel = None if momentum else loops.kernel(loops.sgd)
 
     def coefficients(self, steps: int) -> dict[str, float]:
         return {"lr": self.lr, "momentum": self.momentum}
