@@ -33,6 +33,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("numpy", "numba", "tinygrad_cifar", "torch", "jax", "autograd", "mygrad", "tinygrad")
 PAUSE = 0.2  # seconds that let the previous program's threads fall asleep
 TRIES = 5  # of a measurement, while the machine is slow
+KERNELS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+"""Variables that keep NumPy's BLAS, and that of no other framework, to the kernels of some other processor."""
 COLOURS = {
     "limit": "#222222", "numpy_hand": "#999999", "torch_eager": "#e69f00", "torch_compile": "#d55e00",
     "jax_jit": "#cc79a7", "autograd": "#f0e442", "mygrad": "#009e73", "tinygrad_jit": "#8c564b",
@@ -186,8 +188,21 @@ def environment() -> dict:
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "versions": versions,
-        "threads": {name: os.environ[name] for name in BLAS_THREADS if name in os.environ},
+        "blas": blas(),
+        "variables": {name: os.environ[name] for name in (*BLAS_THREADS, *KERNELS) if name in os.environ},
     }
+
+
+def blas() -> str:
+    """What NumPy's matrix products run on, as "openblas 0.3.31, SkylakeX kernels"."""
+    try:
+        import threadpoolctl
+    except ImportError:
+        return "unknown"
+    libraries = [lib for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"]
+    return "; ".join(
+        f"{lib['internal_api']} {lib['version']}, {lib.get('architecture', 'unknown')} kernels" for lib in libraries
+    )
 
 
 def load() -> float:
@@ -218,10 +233,15 @@ def cpu_model() -> str:
 def describe(env: dict) -> str:
     """The environment as one sentence for under a table."""
     versions = ", ".join(f"{name} {version}" for name, version in env["versions"].items() if version != "absent")
-    machine = [f"{env['cpu']}, {env['cores']} cores", *(f"{k}={v}" for k, v in env.get("threads", {}).items())]
-    text = "; ".join([env["date"], *machine, env["system"], f"Python {env['python']}", f"{versions}."])
+    machine = [f"{env['cpu']}, {env['cores']} cores", *(f"{k}={v}" for k, v in env["variables"].items())]
+    software = [env["system"], f"Python {env['python']}", f"NumPy's products by {env['blas']}", f"{versions}."]
+    text = "; ".join([env["date"], *machine, *software])
     if env["load"] > 0.5:
         text += f" The machine was busy (load {env['load']} at the start): these figures are not to be quoted."
+    if forced := [name for name in KERNELS if name in env["variables"]]:
+        text += (
+            f" {' and '.join(forced)} slowed NumPy down, and no other framework: these figures are not to be quoted."
+        )
     return text
 
 

@@ -5,6 +5,7 @@ import importlib
 import json
 import math
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -105,12 +106,23 @@ def test_the_fastest_peer_is_found_for_every_network() -> None:
     assert "fastest" not in step.tables({"net": {"limit": [1e-4]}})
 
 
-def test_threads_that_were_set_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in BLAS_THREADS:
+def test_variables_that_change_what_is_measured_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*BLAS_THREADS, *harness.KERNELS):
         monkeypatch.delenv(name, raising=False)
-    assert "THREADS" not in harness.describe(harness.environment())
+    quiet = harness.environment() | {"load": 0.0}
+    assert "THREADS" not in harness.describe(quiet)
+    assert "not to be quoted" not in harness.describe(quiet)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert " cores; OMP_NUM_THREADS=1; " in harness.describe(harness.environment())
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    told = harness.describe(harness.environment() | {"load": 0.0})
+    assert " cores; OMP_NUM_THREADS=1; OPENBLAS_CORETYPE=Haswell; " in told
+    assert "OPENBLAS_CORETYPE slowed NumPy down" in told
+    assert "not to be quoted" in told
+
+
+def test_the_kernels_of_numpys_blas_are_told() -> None:
+    pytest.importorskip("threadpoolctl", reason="needs threadpoolctl: pip install 'tinygrad-cifar[peers]'")
+    assert re.search(r"\d, \w+ kernels", harness.blas())
 
 
 class Fixed:
