@@ -108,7 +108,7 @@ class Node:
     op: "Op"
     order: int  # creation number: parents always have a smaller one, so it orders the walk
     parents: tuple["Node | Tensor | None", ...]  # per input: its node, the leaf itself, or None: wants no gradient
-    saved: tuple[Any, ...] | None  # per input: its array, or a Spec; None once freed
+    saved: tuple[Any, ...] | None  # per input: its array, or what has its shape and dtype; None once freed
     out: Any = None  # the result's array, where the rule needs it
     kept: Any = None  # what an op with keeps=True handed to its rule
     kwargs: dict[str, Any]
@@ -117,6 +117,10 @@ class Node:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     hooks: list[Callable[["Tensor"], "Tensor | None"]] | None = None
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
 
 
 class Op:
@@ -266,33 +270,32 @@ def implements(numpy: Callable[..., Any]) -> Callable[[Callable[..., Any]], Call
 def _record(
     op: Op, inputs: tuple[Any, ...], arrays: list[Any], result: "Tensor", kept: Any, kwargs: dict[str, Any]
 ) -> None:
+    parents: list[Node | Tensor | None] = []
+    counters: list[list[int]] = []
+    values: list[Any] = []
+    expected = 0
+    for x, array, save in zip(inputs, arrays, op.each_saved, strict=False):
+        parent, counter = None, UNCOUNTED
+        if isinstance(x, Tensor):
+            counter = x.version
+            if x.requires_grad:
+                parent = x.node or x
+        parents.append(parent)
+        if save:
+            counters.append(counter)
+            expected += counter[0]
+            values.append(array)
+        else:
+            values.append(parent if type(parent) is Node else array if type(array) in _NUMBERS else Spec(array))
     node = Node()
     node.op, node.kwargs, node.kept = op, kwargs, kept
     node.order = next(_order)
-    array = result.data
-    node.shape, node.dtype = array.shape, array.dtype
-    parents: list[Node | Tensor | None] = []
-    counters: list[list[int]] = []
-    expected = 0
-    for x, save in zip(inputs, op.each_saved, strict=False):
-        if isinstance(x, Tensor):
-            parents.append((x.node or x) if x.requires_grad else None)
-            if save:
-                counters.append(x.version)
-                expected += x.version[0]
-        else:
-            parents.append(None)
-            if save:
-                counters.append(UNCOUNTED)
+    node.shape, node.dtype = result.data.shape, result.data.dtype
     if op.saves_out:
-        node.out = array
+        node.out = result.data
         counters.append(result.version)
         expected += result.version[0]
-    if not op.saves_all:
-        each = zip(arrays, op.each_saved, strict=False)
-        arrays = [a if saved or type(a) in _NUMBERS else Spec(a) for a, saved in each]
-    node.saved = tuple(arrays)
-    node.parents, node.counters, node.expected = tuple(parents), counters, expected
+    node.saved, node.parents, node.counters, node.expected = tuple(values), tuple(parents), counters, expected
     result.node = node
     result.requires_grad = True
 
