@@ -28,6 +28,10 @@ def bits(array: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(array), np.nan, array).view(f"u{array.itemsize}")
 
 
+def row_of(function: Any, out: np.ndarray, operands: list[np.ndarray]) -> fusion.Row | None:
+    return fusion.row(function, fusion.Place.of(out), [fusion.Place.of(x) for x in operands])
+
+
 def done(rows: list[fusion.Row], dtype: Any) -> None:
     fusion.machine().run_for(dtype)(fusion.table(rows))
 
@@ -46,7 +50,7 @@ def test_any_values_give_the_bits_of_numpy(data: st.DataObject, dtype: Any, func
         out = np.empty(shape, bool if function is np.greater else dtype, order=order)
     with np.errstate(all="ignore"):
         expected = function(*operands)
-    row = fusion.row(function, out, operands)
+    row = row_of(function, out, operands)
     if row is None:  # a number first, or a result that lies where the second operand does, where it is not the same
         assert function in (np.maximum, np.minimum, np.greater)
         assert operands[0].size < operands[1].size or (out is operands[1] and out is not operands[0])
@@ -65,7 +69,7 @@ def test_copies_are_those_of_numpy(data: st.DataObject, dtype: Any, of_bools: bo
     source = piece[cut]
     source = source if len(shape) == 2 else source[0]
     out = np.empty(shape, dtype, order=data.draw(st.sampled_from("CF")))
-    row = fusion.row(np.ndarray.copy, out, [source])
+    row = row_of(np.ndarray.copy, out, [source])
     assert row is not None
     done([row], dtype)
     assert np.array_equal(bits(out), bits(np.broadcast_to(source, shape).astype(dtype)))
@@ -82,7 +86,7 @@ def test_chains_are_done_in_order(data: st.DataObject, size: int) -> None:
         function = data.draw(st.sampled_from([np.add, np.subtract, np.maximum, np.ndarray.copy]))
         places = [data.draw(start) for _ in range(2 if function is np.ndarray.copy else 3)]
         out, *operands = [memory[place : place + size] for place in places]
-        row = fusion.row(function, out, operands)
+        row = row_of(function, out, operands)
         if row is None:
             continue  # pieces that overlap in part
         rows.append(row)
@@ -112,7 +116,7 @@ def test_chains_are_done_in_order(data: st.DataObject, size: int) -> None:
     ],
 )
 def test_what_it_cannot_do_is_left_to_numpy(function: Any, out: np.ndarray, operands: list[np.ndarray]) -> None:
-    assert fusion.row(function, out, operands) is None
+    assert row_of(function, out, operands) is None
 
 
 def test_neighbours_are_one_call() -> None:

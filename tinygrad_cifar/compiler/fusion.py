@@ -5,7 +5,6 @@ import importlib
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
 from tinygrad_cifar import loops
@@ -19,13 +18,31 @@ _NAMES: dict[Any, str] = {
 _REAL = np.dtype(np.float32), np.dtype(np.float64)
 
 
+class Place(NamedTuple):
+    """An array that stays where it is."""
+
+    array: Array
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    steps: tuple[int, ...] | None  # the strides in elements, or None where these are no whole ones
+    size: int
+    start: int  # its address, and that of its end where it is dense
+    stop: int
+
+    @classmethod
+    def of(cls, array: Array) -> "Place":
+        start, size = array.__array_interface__["data"][0], array.itemsize
+        steps = tuple([stride // size for stride in array.strides]) if array.flags.aligned else None
+        return cls(array, array.dtype, array.shape, steps, array.size, start, start + array.nbytes)
+
+
 class Row(NamedTuple):
     """An operation as the machine takes it: a row of its table, the float type, and where it writes and reads."""
 
     numbers: list[int]
     real: type[np.floating[Any]]
-    written: tuple[int, int]
-    read: list[tuple[int, int]]
+    out: Place
+    operands: tuple[Place, ...]
 
 
 @functools.cache
@@ -34,60 +51,59 @@ def machine() -> Any:
     return importlib.import_module("tinygrad_cifar.compiler.machine") if loops.numba_works() else None
 
 
-def row(function: Any, out: Array, operands: list[Array]) -> Row | None:
-    """An operation on arrays that stay where they are; None where the machine cannot do it."""
-    if not out.flags.forc or not out.size or not all(x.flags.aligned for x in (out, *operands)):
+def row(function: Any, out: Place, operands: list[Place]) -> Row | None:
+    """An operation as a row, or None where the machine cannot do it."""
+    copies = function in COPIES
+    if not (copies or function in _NAMES) or not out.size or not out.array.flags.forc:
         return None
-    if function in COPIES:
+    if out.steps is None or any([x.steps is None for x in operands]):
+        return None
+    if copies:
         return _copy(out, operands[0])
     a, b = operands[0], operands[-1]
     if function in (np.add, np.multiply) and _turned(out, a, b):
         a, b = b, a
-    dtypes = (out.dtype if function is not np.greater else a.dtype), a.dtype, b.dtype
-    if (
-        function not in _NAMES
-        or dtypes[0] not in _REAL
-        or len(set(dtypes)) > 1
-        or not (_fits(a, out) and _fits(b, out))
-    ):
+    real = a.dtype if function is np.greater else out.dtype
+    if real not in _REAL or a.dtype != real or b.dtype != real or not (_fits(a, out) and _fits(b, out)):
         return None
     if function not in (np.subtract, np.divide) and _turned(out, a, b):
         return None
-    steps = int(a.size > 1), int(b.size > 1 and len(operands) > 1)
-    return _row(_NAMES[function], [out.size, *map(_address, (out, a, b)), *steps, 0, 1], out, a, b)
+    b_step = int(b.size > 1 and len(operands) > 1)
+    numbers = [getattr(machine(), _NAMES[function]), out.size, out.start, a.start, b.start, int(a.size > 1), b_step]
+    return Row([*numbers, 0, 1], real.type, out, (a, b))
 
 
-def _turned(out: Array, a: Array, b: Array) -> bool:
+def _turned(out: Place, a: Place, b: Place) -> bool:
     """Whether the first operand alone is a number, or the second alone has the result's place: the machine has loops
     for this where it matters which one is the first."""
-    return a.size < b.size or _address(b) == _address(out) != _address(a)
+    return a.size < b.size or b.start == out.start != a.start
 
 
-def _row(name: str, numbers: list[int], out: Array, *operands: Array) -> Row:
-    real = (operands[0] if out.dtype == bool else out).dtype.type
-    return Row([getattr(machine(), name), *numbers], real, byte_bounds(out), [byte_bounds(x) for x in operands])
-
-
-def _fits(x: Array, out: Array) -> bool:
+def _fits(x: Place, out: Place) -> bool:
     """Whether an operand is a number, or lies as the result does, in the same place or elsewhere."""
-    if x.size > 1 and (x.shape != out.shape or _steps(x) != _steps(out)):
+    if x.size > 1 and (x.shape != out.shape or x.steps != out.steps):
         return False
-    return (x.dtype == out.dtype and byte_bounds(x) == byte_bounds(out)) or not np.may_share_memory(x, out)
+    return _apart(x, out) or (x.start == out.start and x.stop == out.stop and x.dtype == out.dtype)
 
 
-def _copy(out: Array, a: Array) -> Row | None:
-    if out.dtype not in _REAL or a.dtype not in (out.dtype, np.dtype(bool)) or np.may_share_memory(out, a):
+def _apart(x: Place, y: Place) -> bool:
+    """Whether two dense arrays do not overlap."""
+    return x.stop <= y.start or y.stop <= x.start
+
+
+def _copy(out: Place, a: Place) -> Row | None:
+    if out.dtype not in _REAL or a.dtype not in (out.dtype, np.dtype(bool)) or np.may_share_memory(out.array, a.array):
         return None
-    source = np.broadcast_to(a, out.shape)
-    source = (source if out.flags.c_contiguous else source.T).squeeze()
-    steps, length = _steps(source), source.shape[-1] if source.ndim else 1
+    source = np.broadcast_to(a.array, out.shape)
+    source = (source if out.array.flags.c_contiguous else source.T).squeeze()
+    steps, length = [stride // source.itemsize for stride in source.strides], source.shape[-1] if source.ndim else 1
     if source.flags.c_contiguous:
-        steps, length = (0, 1), source.size
+        steps, length = [0, 1], source.size
     elif source.ndim > 2 or min(steps) < 0:
         return None
     row_step, step = (0, *steps)[-2:]
-    return _row("COPY_BOOLS" if a.dtype == bool else "COPY",
-                [out.size, _address(out), _address(a), 0, step, length, row_step, 1], out, a)  # fmt: skip
+    operation = machine().COPY if a.dtype == out.dtype else machine().COPY_BOOLS
+    return Row([operation, out.size, out.start, a.start, 0, step, length, row_step, 1], out.dtype.type, out, (a,))
 
 
 def table(rows: list[Row]) -> NDArray[np.int64]:
@@ -108,9 +124,9 @@ def _joins(row: Row, chain: list[Row]) -> bool:
     if n <= machine().CHUNK or n != chain[0].numbers[1] or not (_plain(row) and _plain(chain[0])):
         return False
     return all(
-        place == written or place[1] <= written[0] or written[1] <= place[0]
+        _apart(place, written) or (place.start, place.stop) == (written.start, written.stop)
         for other in chain
-        for written, places in ((row.written, [other.written, *other.read]), (other.written, row.read))
+        for written, places in ((row.out, (other.out, *other.operands)), (other.out, row.operands))
         for place in places
     )
 
@@ -119,13 +135,3 @@ def _plain(row: Row) -> bool:
     """Whether it is no copy, or one from end to end."""
     operation, n, *_, step, length, _, _ = row.numbers
     return operation not in (machine().COPY, machine().COPY_BOOLS) or (length == n and step == 1)
-
-
-def _steps(x: Array) -> tuple[int, ...]:
-    """The strides in elements, of which an aligned array has whole ones."""
-    return tuple([stride // x.itemsize for stride in x.strides])
-
-
-def _address(array: Array) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address

@@ -46,6 +46,7 @@ class Program:
         self._named = {id(value): name for name, value in self.names.items()}
         self._arrays: dict[View, str] = {}
         self._scalars: dict[tuple[Scalar, Any], str] = {}
+        self._places: dict[str, fusion.Place] = {}
         operations = simplified(recording.operations(), recording.tracer)
         self._offsets, size = placed(operations, self.roots)
         memory = np.zeros(size + 64, np.uint8)
@@ -164,15 +165,19 @@ class Program:
         if not fusion.machine() or op.how != "out" or (op.kwargs and op.function not in COPIES):
             return None
         operands = op.operands[:1] if op.function in COPIES else op.operands
-        arrays = [self._fixed(x, op) for x in (*op.writes, *operands)]
-        out, *read = [x for x in arrays if x is not None]
+        places = [self._place(x, op) for x in (*op.writes, *operands)]
+        out, *read = [place for place in places if place]
         return fusion.row(op.function, out, read) if len(read) == len(operands) else None
 
-    def _fixed(self, x: Any, op: Operation) -> Array | None:
-        """The array that an operand is at every replay, or None."""
+    def _place(self, x: Any, op: Operation) -> fusion.Place | None:
+        """Where an operand lies at every replay, or None."""
         if type(x) is View and self.roots[x.root].kind != "argument":
-            return self.names[self._array(x)]
-        return self.names.get(self._operand(x, op)) if type(x) is Scalar else None
+            name = self._array(x)
+        elif type(x) is not Scalar or (name := self._operand(x, op)) not in self.names:
+            return None
+        if name not in self._places:
+            self._places[name] = fusion.Place.of(self.names[name])
+        return self._places[name]
 
     def _fused(self, lines: list[Line]) -> list[Line]:
         """With neighbours that the machine can do as one line."""
