@@ -389,3 +389,18 @@ def test_a_copy_trains_by_itself(copied):
     losses = other.run()
     assert np.array_equal(loop.model.weight.numpy(), weights)
     assert loop.run() == losses
+
+
+def test_pieces_of_arrays_whose_axes_are_permuted():
+    """Their memory has no gaps, so that a replay finds the pieces in it."""
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((4, 3, 2)).astype(np.float32).transpose(1, 0, 2)
+
+    def step(x):
+        return x.data[1:] * weights[:2, 0] + x.data[:2, :, 1:]
+
+    replayed = tg.compile(step)
+    for _ in range(4):
+        x = tg.Tensor(rng.standard_normal((2, 3, 2)).astype(np.float32).transpose(1, 2, 0))
+        assert np.array_equal(replayed(x), step(x))
+    assert "ndarray(" in replayed.explain()

@@ -14,7 +14,7 @@ from tinygrad_cifar.compiler import fusion
 from tinygrad_cifar.compiler.plan import last_guard, placed, simplified
 from tinygrad_cifar.compiler.recording import Recording
 from tinygrad_cifar.compiler.surroundings import contents
-from tinygrad_cifar.compiler.trace import COPIES, Call, Draw, Operation, Root, Scalar, View, piece
+from tinygrad_cifar.compiler.trace import COPIES, Call, Draw, Operation, Root, Scalar, View, axes, piece
 from tinygrad_cifar.errors import CompileError
 from tinygrad_cifar.tensor import Array, Tensor
 
@@ -113,8 +113,7 @@ class Program:
         if view.offset == 0 and view[2:] == (base.T.shape, base.T.strides, base.dtype):
             code = f"{root.name}.T"
         else:
-            piece(view, base)  # raises where there is no such piece
-            flat = root.name if base.flags.c_contiguous else f"{root.name}.T"
+            flat = root.name if base.flags.c_contiguous else f"{root.name}.transpose({axes(base)})"
             code = f"ndarray({view.shape}, {self.name(view.dtype, 'd')}, {flat}, {view.offset}, {view.strides})"
         name = f"{root.name}_{len(self._arrays)}"
         self.lines.append(Line(f"{name} = {code}"))

@@ -99,10 +99,15 @@ def piece(view: View, memory: Array, start: int = 0) -> Array:
     """The array that a view describes, in the memory of its root, or ``start`` bytes into another one."""
     if view[1:] == (0, memory.shape, memory.strides, memory.dtype):
         return memory
-    if not memory.flags.forc:
+    return np.ndarray(view.shape, view.dtype, memory.transpose(axes(memory)), start + view.offset, view.strides)
+
+
+def axes(memory: Array) -> tuple[int, ...]:
+    """The order of its axes in which an array is C-contiguous."""
+    found = tuple(sorted(range(memory.ndim), key=lambda axis: -memory.strides[axis]))
+    if not memory.transpose(found).flags.c_contiguous:
         raise CompileError("the step takes pieces of an array that is not contiguous; pass a contiguous one.")
-    flat = memory if memory.flags.c_contiguous else memory.T
-    return np.ndarray(view.shape, view.dtype, flat, start + view.offset, view.strides)
+    return found
 
 
 class Number:
