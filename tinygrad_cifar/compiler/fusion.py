@@ -2,6 +2,9 @@
 
 import functools
 import importlib
+import itertools
+import math
+import operator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,31 +12,40 @@ from numpy.typing import NDArray
 
 from tinygrad_cifar import loops
 from tinygrad_cifar.compiler.trace import COPIES
-from tinygrad_cifar.tensor import Array
 
 _NAMES: dict[Any, str] = {
     np.add: "ADD", np.subtract: "SUBTRACT", np.multiply: "MULTIPLY", np.divide: "DIVIDE", np.maximum: "MAXIMUM",
     np.minimum: "MINIMUM", np.sqrt: "SQRT", np.negative: "NEGATIVE", np.greater: "GREATER",
 }  # fmt: skip
-_REAL = np.dtype(np.float32), np.dtype(np.float64)
+REAL = np.dtype(np.float32), np.dtype(np.float64)
 
 
 class Place(NamedTuple):
-    """An array that stays where it is."""
+    """An array that stays where it is: its address, and that of its end where it is dense; strides in elements."""
 
-    array: Array
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    steps: tuple[int, ...] | None  # the strides in elements, or None where these are no whole ones
-    size: int
-    start: int  # its address, and that of its end where it is dense
+    start: int
     stop: int
+    size: int
+    shape: tuple[int, ...]
+    steps: tuple[int, ...]
+    dtype: np.dtype[Any]
 
-    @classmethod
-    def of(cls, array: Array) -> "Place":
-        start, size = array.__array_interface__["data"][0], array.itemsize
-        steps = tuple([stride // size for stride in array.strides]) if array.flags.aligned else None
-        return cls(array, array.dtype, array.shape, steps, array.size, start, start + array.nbytes)
+    @property
+    def in_rows(self) -> bool:
+        """Whether it lies row by row, without gaps."""
+        return self.steps == _dense(self.shape)
+
+    @property
+    def in_columns(self) -> bool:
+        return self.steps[::-1] == _dense(self.shape[::-1])
+
+
+def place(address: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any]) -> Place | None:
+    """The place of an array, or None where it is not aligned."""
+    item, size = dtype.itemsize, math.prod(shape)
+    if address % item or any([stride % item for stride in strides]):
+        return None
+    return Place(address, address + size * item, size, shape, tuple([stride // item for stride in strides]), dtype)
 
 
 class Row(NamedTuple):
@@ -53,24 +65,28 @@ def machine() -> Any:
 
 def row(function: Any, out: Place, operands: list[Place]) -> Row | None:
     """An operation as a row, or None where the machine cannot do it."""
-    copies = function in COPIES
-    if not (copies or function in _NAMES) or not out.size or not out.array.flags.forc:
+    if not out.size or not (out.in_rows or out.in_columns):
         return None
-    if out.steps is None or any([x.steps is None for x in operands]):
-        return None
-    if copies:
+    if function in COPIES:
         return _copy(out, operands[0])
+    if function not in _NAMES:
+        return None
     a, b = operands[0], operands[-1]
     if function in (np.add, np.multiply) and _turned(out, a, b):
         a, b = b, a
     real = a.dtype if function is np.greater else out.dtype
-    if real not in _REAL or a.dtype != real or b.dtype != real or not (_fits(a, out) and _fits(b, out)):
+    if real not in REAL or a.dtype != real or b.dtype != real or not (_fits(a, out) and _fits(b, out)):
         return None
     if function not in (np.subtract, np.divide) and _turned(out, a, b):
         return None
     b_step = int(b.size > 1 and len(operands) > 1)
     numbers = [getattr(machine(), _NAMES[function]), out.size, out.start, a.start, b.start, int(a.size > 1), b_step]
     return Row([*numbers, 0, 1], real.type, out, (a, b))
+
+
+def _dense(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The steps of an array that lies row by row, without gaps."""
+    return tuple(itertools.accumulate(shape[:0:-1], operator.mul, initial=1))[::-1] if shape else ()
 
 
 def _turned(out: Place, a: Place, b: Place) -> bool:
@@ -92,16 +108,20 @@ def _apart(x: Place, y: Place) -> bool:
 
 
 def _copy(out: Place, a: Place) -> Row | None:
-    if out.dtype not in _REAL or a.dtype not in (out.dtype, np.dtype(bool)) or np.may_share_memory(out.array, a.array):
+    if out.dtype not in REAL or a.dtype not in (out.dtype, np.dtype(bool)) or min(a.steps, default=0) < 0:
         return None
-    source = np.broadcast_to(a.array, out.shape)
-    source = (source if out.array.flags.c_contiguous else source.T).squeeze()
-    steps, length = [stride // source.itemsize for stride in source.strides], source.shape[-1] if source.ndim else 1
-    if source.flags.c_contiguous:
-        steps, length = [0, 1], source.size
-    elif source.ndim > 2 or min(steps) < 0:
+    reach = a.start + (1 + sum([(n - 1) * step for n, step in zip(a.shape, a.steps, strict=True)])) * a.dtype.itemsize
+    if a.start < out.stop and out.start < reach:
         return None
-    row_step, step = (0, *steps)[-2:]
+    # Broadcast, and its axes in the order in which the result's lie in memory, without those of length 1.
+    repeated = [0 if n == 1 else step for n, step in zip(a.shape, a.steps, strict=True)]
+    axes = list(zip(out.shape, [0] * (len(out.shape) - len(a.shape)) + repeated, strict=True))
+    axes = [axis for axis in (axes if out.in_rows else axes[::-1]) if axis[0] > 1]
+    if tuple([step for _, step in axes]) == _dense(tuple([n for n, _ in axes])):
+        axes = [(out.size, 1)]
+    if len(axes) > 2:
+        return None
+    (_, row_step), (length, step) = [(1, 0), *axes][-2:] if axes else [(1, 0), (1, 1)]
     operation = machine().COPY if a.dtype == out.dtype else machine().COPY_BOOLS
     return Row([operation, out.size, out.start, a.start, 0, step, length, row_step, 1], out.dtype.type, out, (a,))
 

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import operator
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,7 +30,7 @@ class Line(NamedTuple):
     code: str
     ops: tuple[Operation, ...] = ()  # what it computes; nothing for views and bookkeeping
     repeatable: bool = True  # may be run again without the rest: for measuring
-    row: fusion.Row | None = None  # for the machine
+    told: str = ""  # what stands for the code where that says little
 
 
 class Program:
@@ -46,20 +45,17 @@ class Program:
         self._named = {id(value): name for name, value in self.names.items()}
         self._arrays: dict[View, str] = {}
         self._scalars: dict[tuple[Scalar, Any], str] = {}
-        self._places: dict[str, fusion.Place] = {}
         operations = simplified(recording.operations(), recording.tracer)
         self._offsets, size = placed(operations, self.roots)
         memory = np.zeros(size + 64, np.uint8)
-        start = -memory.__array_interface__["data"][0] % 64
-        self.arena = memory[start : start + size]
+        self.arena = memory[-memory.ctypes.data % 64 :][:size]
+        self._start = self.arena.ctypes.data
         self.changed_memory = [r.array for r in {self.roots[v.root] for op in operations for v in op.writes}
                                if not r.temporary]  # fmt: skip
         draws = [op.function for op in operations[: last_guard(operations) + 1] if type(op.function) is Draw]
         self._drawn_first = tuple(sorted({draw.stream for draw in draws}))
         self.lines = [Line(f"before = states{self._drawn_first}", (), False)] * bool(draws)
-        for op in operations[:-1]:
-            self._write(op)
-        self.lines = self._fused(self.lines)
+        self._write_all(operations[:-1])
         self._end(recording, operations[-1])
         self.lines = self._guards(recording) + self._numbers(recording) + self.lines
         self.run = self._compiled([line.code for line in self.lines], {})
@@ -137,6 +133,40 @@ class Program:
 
     # Lines ----------------------------------------------------------------------------------------------------
 
+    def _write_all(self, operations: list[Operation]) -> None:
+        """The lines of operations: one for neighbours that the machine can do, or else one for each."""
+        rows = [(op, self._row(op)) for op in operations]
+        for real, group in itertools.groupby(rows, lambda pair: pair[1].real if pair[1] else None):
+            together = list(group)
+            if real is None:
+                for op, _ in together:
+                    self._write(op)
+                continue
+            table = self.name(fusion.table([row for _, row in together if row]), "t")
+            code = f"{self.name(fusion.machine().run_for(real), 'run')}({table})"
+            told = f"{len(together)} at once: " + ", ".join([_title(op, ".") for op, _ in together])
+            self.lines.append(Line(code, tuple([op for op, _ in together]), told=told))
+
+    def _row(self, op: Operation) -> fusion.Row | None:
+        """The operation as the machine takes it, where all of its arrays stay where they are."""
+        if not fusion.machine() or op.how != "out" or (op.kwargs and op.function not in COPIES):
+            return None
+        operands = op.operands[:1] if op.function in COPIES else op.operands
+        places = [self._place(x, op) for x in (*op.writes, *operands)]
+        out, *read = [place for place in places if place]
+        return fusion.row(op.function, out, read) if len(read) == len(operands) else None
+
+    def _place(self, x: Any, op: Operation) -> fusion.Place | None:
+        """Where an operand lies at every replay, or None."""
+        if type(x) is View and self.roots[x.root].kind != "argument":
+            if x.root in self._offsets:
+                return fusion.place(self._start + self._offsets[x.root] + x.offset, x.shape, x.strides, x.dtype)
+            root = self.roots[x.root]
+            self.name(root.array, "m")  # keeps it alive
+            return fusion.place(root.address + x.offset, x.shape, x.strides, x.dtype)
+        number = self.names.get(self._operand(x, op)) if type(x) is Scalar else None
+        return None if number is None else fusion.place(number.ctypes.data, (), (), number.dtype)
+
     def _write(self, op: Operation) -> None:
         """The line of an operation."""
         function, out = np.dot if _is_dot(op) else op.function, op.writes[0] if op.how == "out" else None
@@ -157,39 +187,7 @@ class Program:
             code = f"copyto({self._array(out)}, {operands[0]}, 'unsafe')"
         elif out and not fills:
             code = f"put({self._array(out)}, {code}, {op.line!r})"
-        self.lines.append(Line(code, (op,), row=self._row(op)))
-
-    def _row(self, op: Operation) -> fusion.Row | None:
-        """The operation as the machine takes it, where all of its arrays stay where they are."""
-        if not fusion.machine() or op.how != "out" or (op.kwargs and op.function not in COPIES):
-            return None
-        operands = op.operands[:1] if op.function in COPIES else op.operands
-        places = [self._place(x, op) for x in (*op.writes, *operands)]
-        out, *read = [place for place in places if place]
-        return fusion.row(op.function, out, read) if len(read) == len(operands) else None
-
-    def _place(self, x: Any, op: Operation) -> fusion.Place | None:
-        """Where an operand lies at every replay, or None."""
-        if type(x) is View and self.roots[x.root].kind != "argument":
-            name = self._array(x)
-        elif type(x) is not Scalar or (name := self._operand(x, op)) not in self.names:
-            return None
-        if name not in self._places:
-            self._places[name] = fusion.Place.of(self.names[name])
-        return self._places[name]
-
-    def _fused(self, lines: list[Line]) -> list[Line]:
-        """With neighbours that the machine can do as one line."""
-        result: list[Line] = []
-        for real, group in itertools.groupby(lines, lambda line: line.row.real if line.row else None):
-            together = list(group)
-            if real is None:
-                result += together
-                continue
-            table = self.name(fusion.table([line.row for line in together if line.row]), "t")
-            code = f"{self.name(fusion.machine().run_for(real), 'run')}({table})"
-            result.append(Line(code, tuple([op for line in together for op in line.ops])))
-        return result
+        self.lines.append(Line(code, (op,)))
 
     def _end(self, recording: Recording, op: Operation) -> None:
         """What a step leaves behind beside arrays, and what it returns."""
@@ -270,12 +268,11 @@ class Program:
         """The program as a table: microseconds, bytes and shape of the result, the user's line, the operation."""
         seconds = self.measure()
         rows = [f"{self} {1e6 * sum(seconds):.0f} us", f"{'us':>8}{'bytes':>10}  {'result':24}{'from':28}line"]
-        for (code, ops, _, _), spent in zip(self.lines, seconds, strict=True):
+        for (code, ops, _, told), spent in zip(self.lines, seconds, strict=True):
             v = ops[-1].writes[0] if ops and ops[-1].writes else None
             size = f"{math.prod(v.shape) * v.dtype.itemsize:,}" if v else ""
             result, line = f"{v.dtype} {v.shape}" if v else "", ops[-1].line if ops else ""
-            told = f"{len(ops)} at once: {', '.join([_title(op, '.') for op in ops])}" if len(ops) > 1 else code
-            rows.append(f"{1e6 * spent:8.2f}{size:>10}  {result:24}{line:28}{' '.join(told.split())[:120]}")
+            rows.append(f"{1e6 * spent:8.2f}{size:>10}  {result:24}{line:28}{' '.join((told or code).split())[:120]}")
         return "\n".join(rows)
 
     def graph(self) -> "graphviz.Digraph":
@@ -338,16 +335,10 @@ def _is_dot(op: Operation) -> bool:
     """Whether it is a product that ``np.dot`` hands to BLAS just as ``np.matmul`` does, in less time."""
     if op.function is not np.matmul or op.kwargs:
         return False
-    plain = all(len(v.shape) in (1, 2) and v.dtype.char in "fd" for v in (*op.writes, *op.reads))
-    one_type = len({v.dtype for v in (*op.writes, *op.reads)}) == 1
-    rows = [_in_rows(v.shape, v.strides, v.dtype.itemsize) for v in (*op.writes, *op.reads)]
-    columns = [_in_rows(v.shape[::-1], v.strides[::-1], v.dtype.itemsize) for v in op.reads]
-    return plain and one_type and rows[0] and all(map(operator.or_, rows[1:], columns))
-
-
-def _in_rows(shape: tuple[int, ...], strides: tuple[int, ...], size: int) -> bool:
-    """Whether an array is C-contiguous."""
-    return strides == tuple([size * math.prod(shape[i + 1 :]) for i in range(len(shape))])
+    out, *operands = [fusion.place(0, v.shape, v.strides, v.dtype) for v in (*op.writes, *op.reads)]
+    if not out or out.dtype not in fusion.REAL or not out.in_rows:
+        return False
+    return all(x and x.dtype == out.dtype and len(x.shape) in (1, 2) and (x.in_rows or x.in_columns) for x in operands)
 
 
 def _dtype(number: Scalar, op: Operation | None) -> np.dtype[Any] | None:
