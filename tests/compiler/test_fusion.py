@@ -30,7 +30,7 @@ def bits(array: np.ndarray) -> np.ndarray:
 
 def row_of(function: Any, out: np.ndarray, operands: list[np.ndarray]) -> fusion.Row | None:
     places = [fusion.place(x.ctypes.data, x.shape, x.strides, x.dtype) for x in (out, *operands)]
-    return fusion.row(function, places[0], places[1:]) if all(places) else None
+    return fusion.row(function, places[0], places[1:]) if all(places) and fusion.knows(function) else None
 
 
 def done(rows: list[fusion.Row], dtype: Any) -> None:

@@ -63,14 +63,17 @@ def machine() -> Any:
     return importlib.import_module("tinygrad_cifar.compiler.machine") if loops.numba_works() else None
 
 
+def knows(function: Any) -> bool:
+    """Whether there is a machine, and it does such operations."""
+    return (function in _NAMES or function in COPIES) and machine() is not None
+
+
 def row(function: Any, out: Place, operands: list[Place]) -> Row | None:
-    """An operation as a row, or None where the machine cannot do it."""
+    """An operation that the machine ``knows`` as a row, or None where it cannot do it with these arrays."""
     if not out.size or not (out.in_rows or out.in_columns):
         return None
     if function in COPIES:
         return _copy(out, operands[0])
-    if function not in _NAMES:
-        return None
     a, b = operands[0], operands[-1]
     if function in (np.add, np.multiply) and _turned(out, a, b):
         a, b = b, a
@@ -84,6 +87,7 @@ def row(function: Any, out: Place, operands: list[Place]) -> Row | None:
     return Row([*numbers, 0, 1], real.type, out, (a, b))
 
 
+@functools.lru_cache(maxsize=1024)
 def _dense(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The steps of an array that lies row by row, without gaps."""
     return tuple(itertools.accumulate(shape[:0:-1], operator.mul, initial=1))[::-1] if shape else ()

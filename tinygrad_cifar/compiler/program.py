@@ -45,6 +45,7 @@ class Program:
         self._named = {id(value): name for name, value in self.names.items()}
         self._arrays: dict[View, str] = {}
         self._scalars: dict[tuple[Scalar, Any], str] = {}
+        self._places: dict[View, fusion.Place | None] = {}
         operations = simplified(recording.operations(), recording.tracer)
         self._offsets, size = placed(operations, self.roots)
         memory = np.zeros(size + 64, np.uint8)
@@ -149,7 +150,7 @@ class Program:
 
     def _row(self, op: Operation) -> fusion.Row | None:
         """The operation as the machine takes it, where all of its arrays stay where they are."""
-        if not fusion.machine() or op.how != "out" or (op.kwargs and op.function not in COPIES):
+        if not fusion.knows(op.function) or op.how != "out" or (op.kwargs and op.function not in COPIES):
             return None
         operands = op.operands[:1] if op.function in COPIES else op.operands
         places = [self._place(x, op) for x in (*op.writes, *operands)]
@@ -159,13 +160,18 @@ class Program:
     def _place(self, x: Any, op: Operation) -> fusion.Place | None:
         """Where an operand lies at every replay, or None."""
         if type(x) is View and self.roots[x.root].kind != "argument":
-            if x.root in self._offsets:
-                return fusion.place(self._start + self._offsets[x.root] + x.offset, x.shape, x.strides, x.dtype)
-            root = self.roots[x.root]
-            self.name(root.array, "m")  # keeps it alive
-            return fusion.place(root.address + x.offset, x.shape, x.strides, x.dtype)
+            if x not in self._places:
+                self._places[x] = fusion.place(self._address(x.root) + x.offset, x.shape, x.strides, x.dtype)
+            return self._places[x]
         number = self.names.get(self._operand(x, op)) if type(x) is Scalar else None
         return None if number is None else fusion.place(number.ctypes.data, (), (), number.dtype)
+
+    def _address(self, number: int) -> int:
+        """Of the memory of a root."""
+        if number in self._offsets:
+            return self._start + self._offsets[number]
+        self.name(self.roots[number].array, "m")  # keeps it alive
+        return self.roots[number].address
 
     def _write(self, op: Operation) -> None:
         """The line of an operation."""
