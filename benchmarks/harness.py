@@ -27,14 +27,12 @@ from typing import Any
 
 from benchmarks.networks import NETWORKS
 from tinygrad_cifar import tables
-from tinygrad_cifar.data.batches import BLAS_THREADS
+from tinygrad_cifar.data.batches import BLAS_KERNELS, BLAS_THREADS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("numpy", "numba", "tinygrad_cifar", "torch", "jax", "autograd", "mygrad", "tinygrad")
 PAUSE = 0.2  # seconds that let the previous program's threads fall asleep
 TRIES = 5  # of a measurement, while the machine is slow
-KERNELS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
-"""Variables that keep NumPy's BLAS, and that of no other framework, to the kernels of some other processor."""
 COLOURS = {
     "limit": "#222222", "numpy_hand": "#999999", "torch_eager": "#e69f00", "torch_compile": "#d55e00",
     "jax_jit": "#cc79a7", "autograd": "#f0e442", "mygrad": "#009e73", "tinygrad_jit": "#8c564b",
@@ -189,7 +187,7 @@ def environment() -> dict:
         "python": platform.python_version(),
         "versions": versions,
         "blas": blas(),
-        "variables": {name: os.environ[name] for name in (*BLAS_THREADS, *KERNELS) if name in os.environ},
+        "variables": {name: os.environ[name] for name in (*BLAS_THREADS, *BLAS_KERNELS) if name in os.environ},
     }
 
 
@@ -238,7 +236,7 @@ def describe(env: dict) -> str:
     text = "; ".join([env["date"], *machine, *software])
     if env["load"] > 0.5:
         text += f" The machine was busy (load {env['load']} at the start): these figures are not to be quoted."
-    if forced := [name for name in KERNELS if name in env["variables"]]:
+    if forced := [name for name in BLAS_KERNELS if name in env["variables"]]:
         text += (
             f" {' and '.join(forced)} slowed NumPy down, and no other framework: these figures are not to be quoted."
         )

@@ -14,7 +14,7 @@ import pytest
 
 import benchmarks
 from benchmarks import harness, recipe, step
-from tinygrad_cifar.data.batches import BLAS_THREADS
+from tinygrad_cifar.data.batches import BLAS_KERNELS, BLAS_THREADS
 
 COMMANDS = [
     info.name
@@ -107,7 +107,7 @@ def test_the_fastest_peer_is_found_for_every_network() -> None:
 
 
 def test_variables_that_change_what_is_measured_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*BLAS_THREADS, *harness.KERNELS):
+    for name in (*BLAS_THREADS, *BLAS_KERNELS):
         monkeypatch.delenv(name, raising=False)
     quiet = harness.environment() | {"load": 0.0}
     assert "THREADS" not in harness.describe(quiet)

@@ -236,6 +236,8 @@ def test_train_and_graph_share_their_options(shell: Shell) -> None:
 
 def test_bench_times_the_step_that_the_options_describe(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tinygrad_cifar.train.bench.ROUNDS", 1)
+    monkeypatch.delenv("OPENBLAS_L2_SIZE", raising=False)
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
     network = ("--hidden", "8,7", "--batch-norm", "--dropout", "0.1", "--dtype", "float64")
     code, out, _ = shell("bench", *network, "--optimizer", "adam", "--lam", "0.01", "--batch-size", "20", "--explain")
     assert code == 0
@@ -245,6 +247,8 @@ def test_bench_times_the_step_that_the_options_describe(shell: Shell, monkeypatc
     for name, line in zip(("eager", "compiled"), steps, strict=False):
         assert re.fullmatch(rf"{name} +[\d,]+ +[\d,]+ +\d+ %", line)
     assert re.fullmatch(r"recorded and planned in [\d,]+ ms, as long as \d+ eager steps", steps[2])
+    assert steps[3].startswith("OPENBLAS_CORETYPE=Haswell keeps NumPy's products from this processor's own kernels")
+    assert "OPENBLAS_L2_SIZE" not in out
     assert "matmul" in out.split("recording 1:")[1]
 
 

@@ -17,6 +17,8 @@ from tinygrad_cifar.errors import ConfigError
 Batch = tuple[NDArray[Any], NDArray[np.int64]]
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """The environment variables that say how many threads BLAS may use; it reads its own when NumPy is imported."""
+BLAS_KERNELS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+"""Those that keep NumPy's BLAS, and that of no other framework, to the kernels of some other processor."""
 
 
 class Batches:
