@@ -162,7 +162,6 @@ class Op:
         if unknown := names - {*self.inputs, "out"}:
             raise TypeError(f"op {self.name}: saves names {sorted(unknown)}, but its inputs are {self.inputs}")
         self.saves = tuple(name in names for name in self.inputs)
-        self.saves_all = all(self.saves)
         self.each_saved = itertools.repeat(self.saves[0]) if self.variadic else self.saves
         self.saves_out = "out" in names and not (self.keeps or self.twin)
 
