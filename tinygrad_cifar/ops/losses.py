@@ -32,8 +32,9 @@ def softmax_cross_entropy(logits: Array, *, labels: Array) -> tuple[Array, Any]:
     n = len(labels)
     p = logits.T.copy()  # (C, N): NumPy reduces over the first axis several times faster than over the last
     p -= np.maximum.reduce(p)
-    places = np.multiply(labels, n, dtype=np.intp)  # of the samples' own classes in p as a vector: one index is
-    places += _rows(n)  # several times faster than two
+    # Where in p, as a vector, the samples' own classes lie: one index is several times faster than two.
+    places = np.multiply(labels, n, dtype=np.intp)
+    places += _rows(n)
     own = p.reshape(-1).take(places)
     np.exp(p, out=p)
     total = column_sums(p)
