@@ -39,8 +39,7 @@ def backward(
     seed = _seed(output, gradient)
     found = _walk([(output, seed)], None, create_graph, retain_graph or create_graph)
     for leaf, g in found.items():
-        if isinstance(leaf, Tensor):
-            _accumulate(leaf, g)
+        leaf.grad = _as_tensor(g) if leaf.grad is None else _added(leaf.grad, g)
 
 
 def grad(
@@ -133,20 +132,20 @@ def _walk(
     pending: dict[Place, Any] = {}
     found: dict[Place, Any] = {}
     heap: list[tuple[int, Node]] = []
-
-    def arrive(place: Place, g: Any) -> None:
-        if place in pending:
-            pending[place] = pending[place] + g
-        else:
-            pending[place] = g
-            if isinstance(place, Node):
-                heappush(heap, (-place.order, place))
-
     recording, _Mode.recording = _Mode.recording, create_graph
     try:
-        for y, seed in seeds:
-            arrive(y.node or y, seed if create_graph else seed.data)
-        while heap:
+        arriving: Sequence[tuple[Place, Any]] = [(y.node or y, g if create_graph else g.data) for y, g in seeds]
+        while arriving or heap:
+            for place, g in arriving:
+                if place in pending:
+                    pending[place] = pending[place] + g
+                else:
+                    pending[place] = g
+                    if type(place) is Node:
+                        heappush(heap, (-place.order, place))
+            arriving = ()
+            if not heap:
+                break
             node = heappop(heap)[1]
             g = pending.pop(node)
             if node.hooks:
@@ -158,25 +157,7 @@ def _walk(
                 if node not in wanted:
                     continue
                 parents = tuple(p if p in wanted or p in ends else None for p in parents)
-            gradients = _rule(node, g, parents, create_graph)
-            if type(gradients) not in _SEQUENCES or len(gradients) < len(parents):
-                raise GraphError(
-                    f"the gradient rule of {node.op.name} must return a tuple of {len(parents)}: a gradient or None "
-                    "for each input."
-                )
-            for i, parent in enumerate(parents):
-                if parent is not None:
-                    gradient = gradients[i]
-                    if callable(gradient):
-                        gradient = gradient()
-                    if gradient is None:
-                        continue
-                    fits = type(gradient) is np.ndarray and gradient.shape == parent.shape
-                    if not fits or gradient.dtype is not parent.dtype or _Modes.detecting:
-                        gradient = _checked(node, i, parent, gradient)
-                    if type(parent) is not Node and _shared(gradient, g, node.op):
-                        gradient = gradient.copy()
-                    arrive(parent, gradient)
+            arriving = _passed_on(node, g, parents, create_graph)
             if not retain:
                 node.saved = node.kept = node.out = None
                 node.parents = ()
@@ -186,6 +167,33 @@ def _walk(
     finally:
         _Mode.recording = recording
     return found
+
+
+def _passed_on(node: Node, g: Any, parents: Sequence[Place | None], create_graph: bool) -> list[tuple[Place, Any]]:
+    """The gradients that a node hands on to its parents, each with that parent."""
+    gradients = _rule(node, g, parents, create_graph)
+    if type(gradients) not in _SEQUENCES or len(gradients) < len(parents):
+        raise GraphError(
+            f"the gradient rule of {node.op.name} must return a tuple of {len(parents)}: a gradient or None "
+            "for each input."
+        )
+    arriving = []
+    for i, parent in enumerate(parents):
+        if parent is not None:
+            gradient = gradients[i]
+            if callable(gradient):
+                gradient = gradient()
+            if gradient is None:
+                continue
+            inner = type(parent) is Node
+            like: Any = parent if inner else parent.data
+            fits = type(gradient) is np.ndarray and gradient.dtype is like.dtype and gradient.shape == like.shape
+            if not fits or _Modes.detecting:
+                gradient = _checked(node, i, parent, gradient)
+            if not inner and _shared(gradient, g, node.op):
+                gradient = gradient.copy()
+            arriving.append((parent, gradient))
+    return arriving
 
 
 def _toward(starts: list[Place], targets: set[Place]) -> set[Place]:
@@ -314,12 +322,13 @@ def _seed(output: Tensor, gradient: Operand | None) -> Tensor:
             "backward and update."
         )
     if gradient is None:
-        if output.size != 1:
+        array = output.data
+        if array.size != 1:
             raise GraphError(
                 f"backward starts from a scalar, not from shape {output.shape}. Reduce it first (.mean()), or pass "
                 "the gradient from above: backward(gradient)."
             )
-        return _wrap(np.array(1, output.dtype, ndmin=output.ndim))
+        return _wrap(np.array(1, array.dtype, ndmin=array.ndim))
     if isinstance(gradient, Tensor):
         seed = gradient if gradient.requires_grad else Tensor(gradient.data.copy())
     else:
@@ -358,16 +367,13 @@ def _copy(g: Any) -> Any:
 
 
 def _as_tensor(g: Any) -> Tensor:
-    return g if isinstance(g, Tensor) else _wrap(g if isinstance(g, np.ndarray) else np.asarray(g))
+    if isinstance(g, np.ndarray):
+        return _wrap(g)
+    return g if isinstance(g, Tensor) else _wrap(np.asarray(g))
 
 
-def _accumulate(leaf: Tensor, g: Any) -> None:
-    if leaf.grad is None:
-        leaf.grad = _as_tensor(g)
-    elif isinstance(g, Tensor):
-        leaf.grad = leaf.grad + g
-    else:
-        leaf.grad = _wrap(leaf.grad.data + g)
+def _added(before: Tensor, g: Any) -> Tensor:
+    return before + g if isinstance(g, Tensor) else _wrap(before.data + g)
 
 
 __all__ = ["Array", "backward", "grad", "hvp", "jacobian", "sum_to"]

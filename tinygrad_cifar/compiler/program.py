@@ -175,7 +175,7 @@ class Program:
 
     def _write(self, op: Operation) -> None:
         """The line of an operation."""
-        function, out = np.dot if _is_dot(op) else op.function, op.writes[0] if op.how == "out" else None
+        function, out = op.function, op.writes[0] if op.how == "out" else None
         operands = [self._operand(x, op) for x in op.operands]
         kwargs = [f"{k}={self._operand(v)}" for k, v in op.kwargs]
         if function is bool:
@@ -335,16 +335,6 @@ def _takes_out(function: Any) -> bool:
     fills = type(function) is Draw and function.method in ("random", "standard_normal")
     reduces = isinstance(owner, np.ufunc) and name in ("reduce", "accumulate")
     return isinstance(function, np.ufunc) or function in (np.concatenate, np.dot) or reduces or fills
-
-
-def _is_dot(op: Operation) -> bool:
-    """Whether it is a product that ``np.dot`` hands to BLAS just as ``np.matmul`` does, in less time."""
-    if op.function is not np.matmul or op.kwargs:
-        return False
-    out, *operands = [fusion.place(0, v.shape, v.strides, v.dtype) for v in (*op.writes, *op.reads)]
-    if not out or out.dtype not in fusion.REAL or not out.in_rows:
-        return False
-    return all(x and x.dtype == out.dtype and len(x.shape) in (1, 2) and (x.in_rows or x.in_columns) for x in operands)
 
 
 def _dtype(number: Scalar, op: Operation | None) -> np.dtype[Any] | None:

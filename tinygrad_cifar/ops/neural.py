@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_cifar.ops.matmul import product
 from tinygrad_cifar.tensor import Array, Tensor, op
 
 # Activations ----------------------------------------------------------------------------------------------------
@@ -150,7 +151,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
 
     With G the gradient from above: dx = G W, dW = G^T x, db = the sum of G's rows.
     """
-    out = x @ weight.T
+    out = product(x, weight.T)
     if bias is not None:
         out += bias
     return out
@@ -158,9 +159,9 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
 
 @linear.gradient
 def linear_gradient(g: Array, out: Any, x: Array, weight: Array, bias: Array | None = None) -> Any:
-    rows, x_rows = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1])
+    rows, x_rows = (g, x) if g.ndim == 2 else (g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1]))
     # dW is formed as (in, out) and transposed: the memory order in which nn.Linear keeps its weight.
-    return lambda: g @ weight, lambda: (x_rows.T @ rows).T, lambda: column_sums(rows)
+    return lambda: product(g, weight), lambda: product(x_rows.T, rows).T, lambda: column_sums(rows)
 
 
 @functools.lru_cache(maxsize=64)
