@@ -39,7 +39,8 @@ def backward(
     seed = _seed(output, gradient)
     found = _walk([(output, seed)], None, create_graph, retain_graph or create_graph)
     for leaf, g in found.items():
-        leaf.grad = _as_tensor(g) if leaf.grad is None else _added(leaf.grad, g)
+        if isinstance(leaf, Tensor):
+            leaf.grad = _as_tensor(g) if leaf.grad is None else _added(leaf.grad, g)
 
 
 def grad(
@@ -135,7 +136,7 @@ def _walk(
     recording, _Mode.recording = _Mode.recording, create_graph
     try:
         arriving: Sequence[tuple[Place, Any]] = [(y.node or y, g if create_graph else g.data) for y, g in seeds]
-        while arriving or heap:
+        while True:
             for place, g in arriving:
                 if place in pending:
                     pending[place] = pending[place] + g
@@ -185,12 +186,11 @@ def _passed_on(node: Node, g: Any, parents: Sequence[Place | None], create_graph
                 gradient = gradient()
             if gradient is None:
                 continue
-            inner = type(parent) is Node
-            like: Any = parent if inner else parent.data
+            like = parent.data if isinstance(parent, Tensor) else parent
             fits = type(gradient) is np.ndarray and gradient.dtype is like.dtype and gradient.shape == like.shape
             if not fits or _Modes.detecting:
                 gradient = _checked(node, i, parent, gradient)
-            if not inner and _shared(gradient, g, node.op):
+            if like is not parent and _shared(gradient, g, node.op):
                 gradient = gradient.copy()
             arriving.append((parent, gradient))
     return arriving

@@ -208,19 +208,19 @@ _UNSIGNED: dict[Any, Any] = {
 def _class_labels(name: str, scores: Tensor, labels: Any) -> Array:
     """``labels`` as an array, checked. Read as unsigned a negative label is huge, so one ``max`` checks the range."""
     labels = np.asanyarray(unwrap(labels))
-    unsigned = _UNSIGNED.get(labels.dtype)
-    if scores.ndim == 2 and unsigned and labels.shape == scores.shape[:1] and labels.size:
-        if np.maximum.reduce(labels.view(unsigned)) < scores.shape[1]:
+    unsigned, shape = _UNSIGNED.get(labels.dtype), scores.shape
+    if len(shape) == 2 and unsigned and labels.shape == shape[:1] and labels.size:
+        if np.maximum.reduce(labels.view(unsigned)) < shape[1]:
             return labels
-        first = int(np.argmax(labels.view(unsigned) >= scores.shape[1]))
+        first = int(np.argmax(labels.view(unsigned) >= shape[1]))
         raise ShapeError(
-            f"{name}: labels must be class numbers in [0, {scores.shape[1]}), the scores being {scores.shape}, but "
+            f"{name}: labels must be class numbers in [0, {shape[1]}), the scores being {shape}, but "
             f"labels[{first}] is {labels[first]}. Labels that count from 1 need labels - 1."
         )
-    if scores.ndim != 2 or not scores.shape[0]:
-        raise ShapeError(f"{name}: scores must be (N, C) with N >= 1, a row per sample; got {scores.shape}.")
-    if labels.shape == scores.shape:
+    if len(shape) != 2 or not shape[0]:
+        raise ShapeError(f"{name}: scores must be (N, C) with N >= 1, a row per sample; got {shape}.")
+    if labels.shape == shape:
         raise ShapeError(f"{name}: labels of shape {labels.shape} look one-hot. Pass labels.argmax(axis=1).")
-    if labels.shape != scores.shape[:1]:
-        raise ShapeError(f"{name}: {scores.shape[0]} rows of scores need ({scores.shape[0]},) labels: {labels.shape}.")
+    if labels.shape != shape[:1]:
+        raise ShapeError(f"{name}: {shape[0]} rows of scores need ({shape[0]},) labels: {labels.shape}.")
     raise DtypeError(f"{name}: labels must be integers, not {labels.dtype}. Pass labels.astype(int).")
