@@ -141,8 +141,8 @@ def log_softmax_gradient(g: Any, out: Any, x: Any, axis: int = -1) -> Any:
 
 
 def composed_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    product = x @ weight.T
-    return product if bias is None else product + bias
+    out = x @ weight.T
+    return out if bias is None else out + bias
 
 
 @op(twin=composed_linear)
